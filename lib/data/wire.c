@@ -1,0 +1,82 @@
+/* wire: protobuf's wire format.
+ * SPDX-License-Identifier: Apache-2.0  */
+#include "data/wire.h"
+#include <endian.h>
+
+char *wire_put_double(char *p, unsigned field, double v)
+{
+    uint64_t bits;
+    memcpy(&bits, &v, 8);
+    bits = htole64(bits);
+    p = wire_put_varint(p, WIRE_TAG(field, WIRE_FIXED64));
+    memcpy(p, &bits, 8);
+    return p + 8;
+}
+
+double wire_double(const struct wire_field *f)
+{
+    double v;
+    memcpy(&v, &f->v, 8);
+    return v;
+}
+
+bool wire_get_varint(struct str *rest, uint64_t *ret)
+{
+    uint64_t v = 0;
+    for (size_t i = 0; i < rest->n && i < 10; i++) {
+        uint64_t byte = (unsigned char)rest->p[i];
+        if (i == 9 && byte > 1)
+            return false;
+        v |= (byte & 0x7f) << (7 * i);
+        if (byte < 0x80) {
+            rest->p += i + 1;
+            rest->n -= i + 1;
+            *ret = v;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool take(struct str *rest, size_t n, struct str *ret)
+{
+    if (rest->n < n)
+        return false;
+    *ret = str_make(rest->p, n);
+    rest->p += n;
+    rest->n -= n;
+    return true;
+}
+
+bool wire_get_field(struct str *rest, struct wire_field *ret)
+{
+    uint64_t tag, n;
+    struct str fixed;
+    if (!wire_get_varint(rest, &tag) || tag > UINT32_MAX || tag >> 3 == 0)
+        return false;
+    ret->number = (uint32_t)(tag >> 3);
+    ret->type = (enum wire_type)(tag & 7);
+    ret->v = 0;
+    switch (ret->type) {
+    case WIRE_VARINT:
+        return wire_get_varint(rest, &ret->v);
+    case WIRE_FIXED64:
+        if (!take(rest, 8, &fixed))
+            return false;
+        memcpy(&ret->v, fixed.p, 8);
+        ret->v = le64toh(ret->v);
+        return true;
+    case WIRE_FIXED32: {
+        uint32_t v;
+        if (!take(rest, 4, &fixed))
+            return false;
+        memcpy(&v, fixed.p, 4);
+        ret->v = le32toh(v);
+        return true;
+    }
+    case WIRE_BYTES:
+        return wire_get_varint(rest, &n) && take(rest, n, &ret->s);
+    default:
+        return false; /* groups are not ours */
+    }
+}
