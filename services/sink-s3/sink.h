@@ -1,0 +1,130 @@
+/* sink: clean topics in, Delta tables out.
+ *
+ * sink.c owns the consumer, the partitions, the holes and the offsets; table.c and landing.c bring batches into tables; batch.c holds the rules;
+ * copies.c the marks in Redis; metrics.c says what is counted. Threads: loop only.
+ * SPDX-License-Identifier: Apache-2.0  */
+#pragma once
+#include "app/app.h"
+#include "base/map.h"
+#include "io/bus.h"
+#include "io/kafka.h"
+#include "sink-s3/table.h"
+
+struct sink_config {
+    const char *brokers, *group, *partitions, *lake_url, *redis_url, *copies, *announce_listen;
+    int64_t replica, flush_rows, checkpoint_interval, parquet_threads;
+    uint64_t session_timeout, copies_window, flush_interval, flush_bytes, commit_max_age,
+        commit_interval, parquet_memory;
+};
+
+enum sink_metric {
+    M_SPANS,
+    M_NOT_SPANS,
+    M_BROKEN_SPANS,
+    M_DROPPED,
+    M_ROWS,
+    M_COPIES,
+    M_UNASKED,
+    M_REJECTS,
+    M_BYTES,
+    M_LOST,
+    M_COMMITS,
+    M_CONFLICTS,
+    M_REBASED,
+    M_RETRIES,
+    M_VERSION,
+    M_BUFFERED,
+    M_BUFFERED_MAX,
+    M_PAUSED,
+    M_PAUSES,
+    M_HOLES,
+    M_HOLES_TOTAL,
+    M_RECHECKS,
+    M_NEXT,
+    M_LAG,
+    M_OFFSET_COMMITS,
+    M_OFFSET_COMMIT_FAILURES,
+    M_REBALANCES,
+    M_REDIS_UP,
+    M_MARKS_FAILED,
+    M_FRESHNESS,
+    M_LAST_COMMIT
+};
+extern const struct metric_def sink_metrics[];
+
+/* state       waits for                        moves on in         then                                        on failure
+ * ASKING      the committed offset             on_committed_asked  REFRESHING                                  WAITING
+ * REFRESHING  both tables' logs                on_refreshed        FIRST (no offset, or from the beginning)    -
+ *                                                                  READING
+ * FIRST       the log's first offset           on_first            READING                                     WAITING
+ * READING     spans                            on_message          RECHECK (a hole), ASKING (made anew)        -
+ * WAITING     backoff                          on_again            ASKING                                      -
+ * STOPPED     the operator                     -                   - (a span that breaks its own rules)        -
+ * The committed offset is asked for before the tables are read: the other order would make holes that are none. A recheck of a hole is
+ * REFRESHING and FIRST once more.                                                                              */
+enum part_state {
+    PART_ASKING,
+    PART_REFRESHING,
+    PART_FIRST,
+    PART_READING,
+    PART_WAITING,
+    PART_STOPPED
+};
+
+struct sink;
+struct ask;
+struct hole {
+    struct list node; /* of its partition */
+    char *source;
+    int64_t wanted, from;
+};
+struct part {
+    struct list node; /* of the sink */
+    struct sink *sink;
+    struct table *table;
+    char *topic;
+    int32_t partition;
+    enum part_state state;
+    bool taken, paused, from_beginning;
+    unsigned tries;
+    int64_t committed; /* what Kafka holds; -1: nothing */
+    int64_t commit_sent;
+    int64_t next;   /* next offset to read */
+    int64_t stored; /* everything below is in the tables; -1: not known yet */
+    int64_t hold;   /* first span past an open hole: no offset above it is committed; -1: none */
+    int64_t end;    /* of the log, as last heard */
+    struct list holes;
+    struct map *
+        rechecked; /* source -> struct recheck: for which wanted position a hole was looked at twice */
+    struct ask *ask;
+    struct loop_timer retry;
+};
+
+struct sink {
+    struct app *app;
+    struct loop *loop;
+    const struct sink_config *config;
+    char *group, *instance, *topics;
+    struct kafka_consumer *consumer;
+    struct kafka_admin *admin;
+    struct work *work;
+    struct store *store;
+    struct duck *duck;
+    struct copies *copies;
+    struct bus_pub *pub;
+    struct table *tables[DATASETS];
+    struct landing *dead;
+    struct list parts, asks;
+    size_t buffered;
+    /* The columns of every table, the dead one last. */
+    struct column_def columns[DATASETS + 1]
+                             [DATASET_MAX_COLUMNS + PROVENANCE_COLUMNS + DEAD_COLUMNS];
+    bool paused, draining, drained, committing, kafka_up, stopped;
+    struct loop_timer commit;
+};
+
+int sink_start(struct app *app, void *config, struct err *e);
+void sink_drain(struct app *app);
+void sink_stop(struct app *app);
+void sink_free(struct app *app);
+void sink_dump(struct app *app, struct buf *out);
