@@ -9,8 +9,7 @@ void check_failed(const char *file, int line, const char *cond) __attribute__((n
 
 /* Takes an object out of a void pointer: `struct foo` must begin with `uint32_t tag` that holds FOO_TAG.
  *   struct foo *foo = CHECK_FROM(p, struct foo, FOO_TAG); */
-#define CHECK_FROM(p, type, tagvalue)                                                              \
-    ((type *)check_tagged((p), (tagvalue), __FILE__, __LINE__))
+#define CHECK_FROM(p, type, tagvalue) ((type *)check_tagged((p), (tagvalue), __FILE__, __LINE__))
 void *check_tagged(void *p, uint32_t tag, const char *file, int line);
 #define CHECK_TAG(a, b, c, d)                                                                      \
     ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)

@@ -18,8 +18,8 @@ enum {
     ERR_EXISTS = -10008,      /* put-if-absent: somebody was first */
     ERR_NOT_FOUND = -10009,   /* no such object, topic, table, version */
     ERR_CONFLICT = -10010,    /* somebody else changed it meanwhile */
-    ERR_UNKNOWN = -10011,     /* the outcome is not known: may have happened; retry the same, or ask */
-    ERR_CORRUPT = -10012,     /* stored data contradicts itself */
+    ERR_UNKNOWN = -10011, /* the outcome is not known: may have happened; retry the same, or ask */
+    ERR_CORRUPT = -10012, /* stored data contradicts itself */
     ERR_UNSUPPORTED = -10013, /* a feature that this version refuses, by name */
     ERR_CANCELLED = -10014,   /* dropped by the caller, an interrupt or a limit of time */
     ERR_BUSY = -10015,        /* a bounded queue is full; nothing was done; retryable */
@@ -27,9 +27,9 @@ enum {
     ERR_FATAL = -10017,       /* a library lost its state for good: the process must end */
     ERR_DENIED = -10018,      /* a peer refused the right to do it */
     ERR_NOSPACE = -10019,     /* the disk is full */
-    ERR_TOO_LARGE = -10020,   /* one record or message is over the size that a peer or limit allows */
-    ERR_BAD_DATA = -10021,    /* bytes that are not what they should be (JSON, base64, UTF-8) */
-    ERR_INTERNAL = -10022     /* a bug or a library's failure without a better name */
+    ERR_TOO_LARGE = -10020, /* one record or message is over the size that a peer or limit allows */
+    ERR_BAD_DATA = -10021,  /* bytes that are not what they should be (JSON, base64, UTF-8) */
+    ERR_INTERNAL = -10022   /* a bug or a library's failure without a better name */
 };
 
 struct err {

@@ -20,7 +20,15 @@
 
 #define JSONSCAN_PADDING 64
 
-enum json_type { JSON_T_NULL, JSON_T_BOOL, JSON_T_NUMBER, JSON_T_STRING, JSON_T_OBJECT, JSON_T_ARRAY, JSON_T_BAD };
+enum json_type {
+    JSON_T_NULL,
+    JSON_T_BOOL,
+    JSON_T_NUMBER,
+    JSON_T_STRING,
+    JSON_T_OBJECT,
+    JSON_T_ARRAY,
+    JSON_T_BAD
+};
 
 enum json_fault {
     JSON_F_NONE,
@@ -38,7 +46,9 @@ void jsonscan_trim(struct jsonscan *js, size_t keep_bytes);
 
 /* All return 0 or ERR_BAD_DATA unless they say otherwise. */
 int jsonscan_begin(struct jsonscan *js, const char *p, size_t n);
-enum json_type jsonscan_peek(const struct jsonscan *js); /* of the value at hand; BAD at an end or error; looks at the first byte only */
+enum json_type jsonscan_peek(
+    const struct jsonscan
+        *js); /* of the value at hand; BAD at an end or error; looks at the first byte only */
 int jsonscan_object(struct jsonscan *js);
 int jsonscan_key(struct jsonscan *js, struct str *ret_key); /* 1, 0 at the end, or an error */
 int jsonscan_array(struct jsonscan *js);

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -41,7 +42,24 @@ static inline const char *jsonscan_string_end(const char *next_token)
         q--;
     return q;
 }
-bool jsonscan_has_escapes(const char *p, size_t n);
+static inline bool jsonscan_has_escapes(const char *p, size_t n)
+{
+    if (n >= 64)
+        return memchr(p, '\\', n) != NULL;
+    /* Eight bytes at a time: a byte of x is zero where p holds a backslash. */
+    for (; n >= 8; n -= 8, p += 8) {
+        uint64_t x;
+        memcpy(&x, p, 8);
+        x ^= 0x5c5c5c5c5c5c5c5cu;
+        if ((x - 0x0101010101010101u) & ~x & 0x8080808080808080u)
+            return true;
+    }
+    for (; n; n--, p++) {
+        if (*p == '\\')
+            return true;
+    }
+    return false;
+}
 /* Of a text that passed jsonscan_check_escapes; out holds n bytes. Returns the length. */
 size_t jsonscan_unescape(const char *p, size_t n, char *out, bool *ret_lone);
 /* The slow pass after stage 1 refused: where, and what. Sets *ret_utf8 when the reason is the encoding. */

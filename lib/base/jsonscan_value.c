@@ -116,25 +116,6 @@ static int hex4(const char *p)
     return (a | b | c | d) < 0 ? -1 : a << 12 | b << 8 | c << 4 | d;
 }
 
-bool jsonscan_has_escapes(const char *p, size_t n)
-{
-    if (n >= 64)
-        return memchr(p, '\\', n) != NULL;
-    /* Eight bytes at a time: a byte of x is zero where p holds a backslash. */
-    for (; n >= 8; n -= 8, p += 8) {
-        uint64_t x;
-        memcpy(&x, p, 8);
-        x ^= 0x5c5c5c5c5c5c5c5cu;
-        if ((x - 0x0101010101010101u) & ~x & 0x8080808080808080u)
-            return true;
-    }
-    for (; n; n--, p++) {
-        if (*p == '\\')
-            return true;
-    }
-    return false;
-}
-
 const char *jsonscan_check_escapes(const char *p, const char *end, const char **ret_bad)
 {
     while ((p = p < end ? memchr(p, '\\', (size_t)(end - p)) : NULL)) {

@@ -43,7 +43,10 @@ bool str_next(struct str *rest, char sep, struct str *ret_part);
 /* Whole slice as a decimal number; no sign for u64, no blanks. 0 or ERR_BAD_DATA. */
 int str_u64(struct str s, uint64_t *ret);
 int str_i64(struct str s, int64_t *ret);
-int str_double(struct str s, double *ret); /* JSON number grammar; finite only; a number of 256 characters or more is copied for it */
+int str_double(
+    struct str s,
+    double *
+        ret); /* JSON number grammar; finite only; a number of 256 characters or more is copied for it */
 /* "250ms 1s 5m 24h 7d" to milliseconds; "64KiB 16MiB 1GiB 512" (bytes) to bytes. 0 or ERR_BAD_DATA. */
 int str_duration_ms(struct str s, uint64_t *ret_ms);
 int str_bytes(struct str s, uint64_t *ret_bytes);
@@ -54,8 +57,8 @@ bool str_utf8_valid(struct str s);
 /* Base64 (RFC 4648, padding needed; `url`: URL-safe alphabet, no padding). Sizes: str_base64_size(n) includes no end byte. */
 size_t str_base64_size(size_t n);
 size_t str_base64_encode(const void *p, size_t n, bool url, char *out); /* bytes written */
-size_t str_base64_max(size_t n);                                        /* most bytes that n characters decode to */
+size_t str_base64_max(size_t n); /* most bytes that n characters decode to */
 int str_base64_decode(struct str s, bool url, void *out, size_t *ret_n); /* 0 or ERR_BAD_DATA */
-void str_hex(const void *p, size_t n, char *out);                        /* 2n characters, lower case, no end byte */
+void str_hex(const void *p, size_t n, char *out); /* 2n characters, lower case, no end byte */
 /* Percent-decoding of a URL path or query part ('+' stays unless `plus`). out holds s.n bytes. 0 or ERR_BAD_DATA. */
 int str_url_decode(struct str s, bool plus, char *out, size_t *ret_n);

@@ -25,8 +25,9 @@ struct column_def {
 #define DATASET_MAX_COLUMNS 12
 struct dataset {
     enum dataset_id id;
-    const char *name;                 /* "pin": also the topic's and the table's middle part */
-    const struct column_def *columns; /* without the four of provenance; column 0 is the key `ind` */
+    const char *name; /* "pin": also the topic's and the table's middle part */
+    const struct column_def
+        *columns; /* without the four of provenance; column 0 is the key `ind` */
     unsigned columns_n;
 };
 extern const struct dataset datasets[DATASETS];
@@ -44,9 +45,9 @@ const struct dataset *dataset_of_clean_topic(const char *user, const char *topic
 
 struct value {
     bool null;
-    int64_t i;     /* LONG, INT, TIMESTAMP */
-    double d[2];   /* POINT */
-    struct str s;  /* STR, BINARY */
+    int64_t i;    /* LONG, INT, TIMESTAMP */
+    double d[2];  /* POINT */
+    struct str s; /* STR, BINARY */
 };
 struct row {
     int64_t position;
@@ -56,9 +57,18 @@ struct row {
 };
 
 /* Why a record is no row: the closed list of the dead table. */
-enum reject_reason { REJECT_NOT_JSON, REJECT_BAD_UTF8, REJECT_NOT_AN_OBJECT, REJECT_NO_KEY, REJECT_BAD_KEY, REJECT_TOO_LARGE, REJECT_TOMBSTONE, REJECT_REASONS };
+enum reject_reason {
+    REJECT_NOT_JSON,
+    REJECT_BAD_UTF8,
+    REJECT_NOT_AN_OBJECT,
+    REJECT_NO_KEY,
+    REJECT_BAD_KEY,
+    REJECT_TOO_LARGE,
+    REJECT_TOMBSTONE,
+    REJECT_REASONS
+};
 extern const char *const reject_names[REJECT_REASONS]; /* "not_json", … */
-int reject_by_name(struct str name); /* a reject_reason, or -1 */
+int reject_by_name(struct str name);                   /* a reject_reason, or -1 */
 
 struct reject {
     int64_t position;

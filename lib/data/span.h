@@ -17,7 +17,7 @@
 /* ---- writing ---- */
 struct span_writer {
     const struct dataset *dataset;
-    struct buf body;   /* rows and rejects, encoded */
+    struct buf body; /* rows and rejects, encoded */
     uint32_t rows_n, rejects_n;
     int64_t last_position; /* of the newest row or reject; -1: none */
 };
@@ -29,7 +29,8 @@ void span_writer_row(struct span_writer *w, const struct row *row);
 void span_writer_reject(struct span_writer *w, const struct reject *reject);
 size_t span_writer_bytes(const struct span_writer *w);
 /* The finished message, appended to `out`. The writer keeps its content. */
-void span_writer_finish(const struct span_writer *w, struct str source, int64_t from, int64_t to, bool lost, struct buf *out);
+void span_writer_finish(const struct span_writer *w, struct str source, int64_t from, int64_t to,
+                        bool lost, struct buf *out);
 
 /* ---- reading ---- */
 struct span {
@@ -65,6 +66,8 @@ int span_item_row(const struct dataset *d, const struct span_item *item, struct 
 int span_item_reject(const struct span_item *item, struct reject *ret);
 
 /* "kafka:<topic>:<partition>:<generation>" */
-void span_source_kafka(char out[SPAN_SOURCE_MAX + 1], const char *topic, int32_t partition, const char *topic_id);
+void span_source_kafka(char out[SPAN_SOURCE_MAX + 1], const char *topic, int32_t partition,
+                       const char *topic_id);
 /* Its parts; false when it is none. Slices point into source. */
-bool span_source_parse_kafka(struct str source, struct str *ret_topic, int32_t *ret_partition, struct str *ret_id);
+bool span_source_parse_kafka(struct str source, struct str *ret_topic, int32_t *ret_partition,
+                             struct str *ret_id);

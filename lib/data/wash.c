@@ -123,8 +123,8 @@ static bool is_nothing(const struct wash_field *f, struct str s)
 {
     if (s.n == 0)
         return true;
-    for (int i = 0; i < WASH_MAX_NOTHING && f->nothing[i]; i++) {
-        if (s.p[0] == f->nothing[i][0] && str_is(s, f->nothing[i]))
+    for (int i = 0; i < WASH_MAX_NOTHING && f->nothing[i].n; i++) {
+        if (str_eq(s, f->nothing[i]))
             return true;
     }
     return false;
@@ -143,9 +143,8 @@ static int text_at_hand(struct wash *w, const struct wash_field *f, struct str *
         return 0;
     }
     bool nothing = is_nothing(f, s);
-    if (!nothing && f->prefix && str_starts(s, str_of(f->prefix))) {
-        size_t n = strlen(f->prefix);
-        s = str_make(s.p + n, s.n - n);
+    if (!nothing && f->prefix.n && str_starts(s, f->prefix)) {
+        s = str_make(s.p + f->prefix.n, s.n - f->prefix.n);
         nothing = is_nothing(f, s);
     }
     if (nothing) {
@@ -218,6 +217,31 @@ static int read_text(struct wash *w, const struct wash_field *f)
     return 0;
 }
 
+/* Up to 15 digits are exact in a double, and so are these powers: their quotient is rounded once, as the standard wants. */
+static bool short_decimal(struct str s, double *ret)
+{
+    static const double tens[] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                  1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
+    size_t i = s.p[0] == '-', point = s.n;
+    int64_t v = 0;
+    if (s.n > 17)
+        return false;
+    for (; i < s.n; i++) {
+        if (s.p[i] >= '0' && s.p[i] <= '9')
+            v = v * 10 + (s.p[i] - '0');
+        else if (s.p[i] == '.')
+            point = i + 1;
+        else
+            return false;
+    }
+    if (v >= 1000000000000000)
+        return false;
+    *ret = (double)v / tens[s.n - point];
+    if (s.p[0] == '-')
+        *ret = -*ret;
+    return true;
+}
+
 static int read_number(struct wash *w, const struct wash_field *f)
 {
     struct str s;
@@ -245,7 +269,8 @@ static int read_number(struct wash *w, const struct wash_field *f)
         }
         break;
     default: /* KIND_POINT */
-        if (str_double(s, &d) < 0 || d < (double)f->low || d > (double)f->high) {
+        if ((!short_decimal(s, &d) && str_double(s, &d) < 0) || d < (double)f->low ||
+            d > (double)f->high) {
             bad = WASH_OUT_OF_RANGE;
         } else {
             v->d[f->part] = d;
@@ -299,8 +324,7 @@ static const struct wash_field *field_of(const struct wash_rules *rules, struct 
 {
     for (unsigned k = 0; k < rules->fields_n; k++) {
         unsigned i = *next + k < rules->fields_n ? *next + k : *next + k - rules->fields_n;
-        const char *name = rules->fields[i].name;
-        if (key.n && key.p[0] == name[0] && str_is(key, name)) {
+        if (str_eq(key, rules->fields[i].name)) {
             *next = i + 1 < rules->fields_n ? i + 1 : 0;
             return &rules->fields[i];
         }
@@ -341,7 +365,8 @@ static void item_reset(struct wash *w, int32_t item)
     w->key_seen = w->key_bad = w->repeated = false;
     w->seen = 0;
     w->faults_n = w->unknown_n = 0;
-    map_free(&w->many_unknown);
+    if (w->many_unknown)
+        map_free(&w->many_unknown);
 }
 
 /* Columns that are made of two fields. */
@@ -382,16 +407,17 @@ static void emit_row(struct wash *w)
 static void wash_item(struct wash *w, int32_t item, struct str value)
 {
     item_reset(w, item);
-    const char *key = wash_rules[w->dataset->id].fields[0].name;
+    struct str key = wash_rules[w->dataset->id].fields[0].name;
     if (read_object(w) < 0) {
         reject_fault(w, item, value);
     } else if (w->repeated) {
         reject(w, item, REJECT_NOT_JSON, STR("a key is there twice"), value);
     } else if (!w->key_seen) {
-        int n = snprintf(w->detail, sizeof w->detail, "no %s", key);
+        int n = snprintf(w->detail, sizeof w->detail, "no " STR_FMT, STR_ARG(key));
         reject(w, item, REJECT_NO_KEY, str_make(w->detail, (size_t)n), value);
     } else if (w->key_bad) {
-        int n = snprintf(w->detail, sizeof w->detail, "%s is not a 64-bit integer", key);
+        int n =
+            snprintf(w->detail, sizeof w->detail, STR_FMT " is not a 64-bit integer", STR_ARG(key));
         reject(w, item, REJECT_BAD_KEY, str_make(w->detail, (size_t)n), value);
     } else {
         emit_row(w);
@@ -455,26 +481,17 @@ static void wash_array(struct wash *w)
     }
 }
 
-/* Whether these bytes are a JSON object or array, to their end. The scanner is left at the beginning of it. */
+/* Whether these bytes are a JSON object, to their end. The scanner is left at the beginning of it. */
 static bool begin_inner(struct wash *w, const char *p, size_t n)
 {
     struct str all;
     if (jsonscan_begin(w->js, p, n) < 0)
         return false;
-    enum json_type type = jsonscan_peek(w->js);
-    if (type != JSON_T_OBJECT && type != JSON_T_ARRAY)
+    if (jsonscan_peek(w->js) != JSON_T_OBJECT)
         return false;
     if (jsonscan_raw(w->js, &all) < 0 || jsonscan_end(w->js) < 0)
         return false;
     return jsonscan_begin(w->js, p, n) == 0;
-}
-
-static void wash_inner(struct wash *w)
-{
-    if (jsonscan_peek(w->js) == JSON_T_ARRAY)
-        wash_array(w);
-    else
-        wash_item(w, 0, w->in->value);
 }
 
 static enum wash_shape wash_string(struct wash *w)
@@ -490,13 +507,13 @@ static enum wash_shape wash_string(struct wash *w)
     memcpy(p, s.p, s.n);
     s.p = p;
     if (!lone && begin_inner(w, p, s.n)) {
-        wash_inner(w);
+        wash_item(w, 0, w->in->value);
         return WASH_STRING;
     }
     size_t n;
     char *decoded = padded(&w->record, str_base64_max(s.n));
     if (s.n && str_base64_decode(s, false, decoded, &n) == 0 && begin_inner(w, decoded, n)) {
-        wash_inner(w);
+        wash_item(w, 0, w->in->value);
         return WASH_BASE64;
     }
     reject(w, 0, REJECT_NOT_AN_OBJECT, STR("a string that holds no object"), w->in->value);

@@ -1,6 +1,6 @@
 /* wash: from the bytes of one raw record to rows and rejects: a pure function of bytes and rules.
  *
- * Shapes: an object, an array of objects, a string holding JSON text of either, a string holding base64 of such text.
+ * Shapes: an object, an array of objects, a string holding the JSON text of an object, a string holding base64 of such text.
  * The rules of every column stand as tables in wash_rules.c (datasets contract, sections 1 and 3).
  * Threads: one `struct wash`, one thread. Nothing is kept between calls.
  * SPDX-License-Identifier: Apache-2.0  */
@@ -12,7 +12,7 @@
 
 /* Why a field became null, counted by (dataset, column, reason). */
 enum wash_fault {
-    WASH_NOTHING,       /* a value that means "nothing", the empty string included: not counted as a fault of the sender */
+    WASH_NOTHING, /* a value that means "nothing", the empty string included: not counted as a fault of the sender */
     WASH_BAD_TYPE,
     WASH_BAD_FORMAT,
     WASH_OUT_OF_RANGE,
@@ -41,9 +41,12 @@ struct wash_callbacks {
 struct wash;
 struct wash *wash_new(size_t max_record_bytes); /* beyond it: too_large */
 void wash_free(struct wash **w);
-/* Always gives at least one row or reject, but for an empty array, which is one reject (not_an_object). Returns the shape. */
-enum wash_shape wash_record(struct wash *w, const struct dataset *d, const struct wash_input *in, const struct wash_callbacks *cb);
+/* Always gives at least one row or reject; an empty array is one reject (not_an_object), and so is an array of so many small
+ * elements that they would grow past three times the limit (too_large). Elements of an array are rejected with their own bytes and the
+ * record's key. A record that is broken anywhere gives no row. Returns the shape. */
+enum wash_shape wash_record(struct wash *w, const struct dataset *d, const struct wash_input *in,
+                            const struct wash_callbacks *cb);
 
 /* The rules by themselves, for tests and for other programs. */
-bool wash_follower_count(struct str text, int64_t *ret);               /* "136k" -> 136000 */
-bool wash_timestamp(struct str text, int64_t *ret_ms);                  /* ISO forms of the contract */
+bool wash_follower_count(struct str text, int64_t *ret); /* "136k" -> 136000 */
+bool wash_timestamp(struct str text, int64_t *ret_ms);   /* ISO forms of the contract */

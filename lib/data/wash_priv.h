@@ -16,14 +16,13 @@ enum wash_kind {
 
 #define WASH_MAX_NOTHING 3
 struct wash_field {
-    const char *name; /* in JSON */
+    struct str name; /* in JSON */
     int column;
     enum wash_kind kind;
     unsigned part;
     int64_t low, high;
-    const char
-        *nothing[WASH_MAX_NOTHING]; /* values that mean "nothing"; the empty string always does */
-    const char *prefix;             /* removed once */
+    struct str nothing[WASH_MAX_NOTHING]; /* what means "nothing"; the empty string always does */
+    struct str prefix;                    /* removed once */
 };
 #define WASH_MAX_FIELDS 16
 struct wash_rules {

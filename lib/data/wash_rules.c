@@ -9,25 +9,26 @@
 #define NO_TEXT_1 "No description available Story format"
 #define NO_TEXT_2 "No description available"
 
-#define FIELD(name_, column_, kind_, ...)                                                          \
-    {                                                                                              \
-        .name = (name_), .column = (column_), .kind = (kind_), ##__VA_ARGS__                       \
-    }
-
 /* clang-format off */
+
+/* A slice as an initialiser: STR is an expression, which a table cannot hold. */
+#define TEXT(literal) {"" literal, sizeof(literal) - 1}
+#define FIELD(name_, column_, kind_, ...)                                                          \
+    {.name = TEXT(name_), .column = (column_), .kind = (kind_), ##__VA_ARGS__}
+
 static const struct wash_field pin_fields[] = {
     /*    name                column  kind          more */
     FIELD("index",              0,      KIND_KEY),
     FIELD("unique_id",          1,      KIND_TEXT),
-    FIELD("title",              2,      KIND_TEXT,    .nothing = {"No Title Data Available"}),
-    FIELD("description",        3,      KIND_TEXT,    .nothing = {NO_TEXT_1, NO_TEXT_2, "Untitled"}),
-    FIELD("poster_name",        5,      KIND_TEXT,    .nothing = {"User Info Error"}),
-    FIELD("follower_count",     4,      KIND_COUNT,   .nothing = {"User Info Error"}),
-    FIELD("tag_list",           6,      KIND_TEXT,    .nothing = {NO_TAGS}),
+    FIELD("title",              2,      KIND_TEXT,    .nothing = {TEXT("No Title Data Available")}),
+    FIELD("description",        3,      KIND_TEXT,    .nothing = {TEXT(NO_TEXT_1), TEXT(NO_TEXT_2), TEXT("Untitled")}),
+    FIELD("poster_name",        5,      KIND_TEXT,    .nothing = {TEXT("User Info Error")}),
+    FIELD("follower_count",     4,      KIND_COUNT,   .nothing = {TEXT("User Info Error")}),
+    FIELD("tag_list",           6,      KIND_TEXT,    .nothing = {TEXT(NO_TAGS)}),
     FIELD("is_image_or_video",  7,      KIND_TEXT),
-    FIELD("image_src",          8,      KIND_TEXT,    .nothing = {"Image src error."}),
+    FIELD("image_src",          8,      KIND_TEXT,    .nothing = {TEXT("Image src error.")}),
     FIELD("downloaded",         -1,     KIND_IGNORED),
-    FIELD("save_location",      9,      KIND_TEXT,    .prefix = "Local save in "),
+    FIELD("save_location",      9,      KIND_TEXT,    .prefix = TEXT("Local save in ")),
     FIELD("category",           10,     KIND_TEXT),
 };
 static const struct wash_field geo_fields[] = {
@@ -44,12 +45,9 @@ static const struct wash_field user_fields[] = {
     FIELD("age",                2,      KIND_INTEGER, .low = 0, .high = 150),
     FIELD("date_joined",        3,      KIND_INSTANT),
 };
+#define RULES(fields) {fields, sizeof(fields) / sizeof *(fields)}
 /* clang-format on */
 
-#define RULES(fields)                                                                              \
-    {                                                                                              \
-        fields, sizeof(fields) / sizeof *(fields)                                                  \
-    }
 const struct wash_rules wash_rules[DATASETS] = {
     [DATASET_PIN] = RULES(pin_fields),
     [DATASET_GEO] = RULES(geo_fields),
