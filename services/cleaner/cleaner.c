@@ -80,7 +80,9 @@ static void fail(struct cleaner *c, const char *event, const char *text)
     app_fail(c->app, APP_EXIT_INTERNAL, event);
 }
 
-/* 0, or ERR_BUSY: try again later. Anything else ends the process: a span that cannot be stored would be a hole. */
+/* 0, or ERR_BUSY: try again later. Anything else ends the process: a span that cannot be stored would be a hole.
+ * A partition that the producer does not know is there all the same (it was asked for before the chain began): it is new, and the
+ * producer's view of the topic is older. */
 static int produce(struct cleaner *c, const struct letter *l)
 {
     const struct kafka_record rec = {.topic = l->topic,
@@ -90,9 +92,18 @@ static int produce(struct cleaner *c, const struct letter *l)
                                      .headers = l->headers,
                                      .headers_n = l->headers_n};
     int rc = kafka_produce(c->producer, &rec, l->span);
+    if (rc == ERR_NOT_FOUND)
+        rc = ERR_BUSY;
     if (rc && rc != ERR_BUSY)
         fail(c, "span_refused", err_name(rc));
     return rc;
+}
+
+static void letter_free(struct letter *l)
+{
+    list_remove(&l->node);
+    buf_deinit(&l->bytes);
+    mem_free(l);
 }
 
 static void on_resend(void *ctx)
@@ -104,9 +115,7 @@ static void on_resend(void *ctx)
             loop_timer_start(c->loop, &c->resend, RESEND_MS, on_resend, c);
             return;
         }
-        list_remove(&l->node);
-        buf_deinit(&l->bytes);
-        mem_free(l);
+        letter_free(l);
     }
 }
 
@@ -119,10 +128,12 @@ static struct str keep(struct buf *b, struct str s)
     return str_make(b->data + at, s.n);
 }
 
-/* Sends now, or keeps a copy at the end of the backlog. */
-static void send_letter(struct cleaner *c, const struct letter *l)
+/* Sends now, or keeps a copy: at the end of the backlog, or with the partition whose topic is not known for sure yet. */
+static void send_letter(struct part *p, const struct letter *l)
 {
-    if (list_empty(&c->backlog) && produce(c, l) != ERR_BUSY)
+    struct cleaner *c = p->cleaner;
+    bool hold = p->state != PART_RUNNING;
+    if (!hold && list_empty(&c->backlog) && produce(c, l) != ERR_BUSY)
         return;
     struct letter *kept = MEM_NEW(struct letter);
     *kept = *l;
@@ -135,8 +146,8 @@ static void send_letter(struct cleaner *c, const struct letter *l)
     kept->value = keep(&kept->bytes, l->value);
     for (size_t i = 0; i < l->headers_n; i++)
         kept->headers[i].value = keep(&kept->bytes, l->headers[i].value);
-    list_push(&c->backlog, &kept->node);
-    if (!loop_timer_active(&c->resend))
+    list_push(hold ? &p->held : &c->backlog, &kept->node);
+    if (!hold && !loop_timer_active(&c->resend))
         loop_timer_start(c->loop, &c->resend, RESEND_MS, on_resend, c);
 }
 
@@ -147,7 +158,7 @@ static void on_span(void *ctx, struct chain_span *span, struct str message)
     CRASH_POINT("cleaner_before_span");
     const struct letter l = {
         .span = span, .topic = p->clean_topic, .partition = p->partition, .value = message};
-    send_letter(c, &l);
+    send_letter(p, &l);
     metric_add(app_metrics(c->app), M_SPANS, p->dataset->id, 1);
     account(c, (int64_t)span->bytes);
     CRASH_POINT("cleaner_after_span");
@@ -172,7 +183,7 @@ static void on_reject(void *ctx, struct chain_span *span, const struct reject *r
                              .headers_n = 4};
     size_t bytes = r->key.n + r->value.n;
     span->bytes += bytes;
-    send_letter(c, &l);
+    send_letter(p, &l);
     account(c, (int64_t)bytes);
     metric_add(app_metrics(c->app), M_REJECTS, p->dataset->id * REJECT_REASONS + r->reason, 1);
     CRASH_POINT("cleaner_after_dead_letter");
@@ -182,10 +193,15 @@ static void on_fault(void *ctx, int column, enum wash_fault fault)
 {
     struct part *p = ctx;
     struct metrics *m = app_metrics(p->cleaner->app);
-    char name[96];
-    snprintf(name, sizeof(name), "%s.%s", p->dataset->name,
-             column < 0 ? "other" : p->dataset->columns[column].name);
-    metric_add(m, M_FAULTS, metric_series(m, M_FAULTS, name, wash_fault_names[fault]), 1);
+    unsigned *known =
+        &p->cleaner->fault_series[p->dataset->id][column < 0 ? DATASET_MAX_COLUMNS : column][fault];
+    if (!*known) {
+        char name[96];
+        snprintf(name, sizeof(name), "%s.%s", p->dataset->name,
+                 column < 0 ? "other" : p->dataset->columns[column].name);
+        *known = 1 + metric_series(m, M_FAULTS, name, wash_fault_names[fault]);
+    }
+    metric_add(m, M_FAULTS, *known - 1, 1);
 }
 
 static void on_delivery(void *ctx, void *record, const struct kafka_delivery *d)
@@ -234,9 +250,19 @@ static struct part *part_find(struct cleaner *c, const char *topic, int32_t part
 
 static void part_end_chain(struct part *p)
 {
+    struct cleaner *c = p->cleaner;
     loop_timer_stop(&p->linger);
     loop_timer_stop(&p->beat);
-    chain_free(&p->chain, &p->cleaner->orphans);
+    chain_free(&p->chain, &c->orphans);
+    int64_t bytes = 0;
+    LIST_EACH(it, tmp, &p->held)
+    {
+        struct letter *l = LIST_ENTRY(it, struct letter, node);
+        bytes += l->span->left == 1 ? (int64_t)l->span->bytes : 0;
+        chain_stored(l->span); /* nobody waits for it any more */
+        letter_free(l);
+    }
+    account(c, -bytes);
 }
 
 static void part_free(struct part *p)
@@ -261,7 +287,8 @@ static void part_new(struct cleaner *c, const struct kafka_partition *kp)
     p->topic = mem_strdup(kp->topic);
     p->clean_topic = c->clean_topics[d->id];
     p->partition = kp->partition;
-    p->committed = p->commit_sent = -1;
+    p->begin = p->committed = p->commit_sent = -1;
+    list_init(&p->held);
     list_push(&c->parts, &p->node);
     ask_start(p);
 }
@@ -280,10 +307,17 @@ void part_restart(struct part *p, const char *why)
 void part_begin(struct part *p)
 {
     struct cleaner *c = p->cleaner;
-    int64_t at = p->committed > p->low ? p->committed : p->low;
-    struct kafka_partition kp = {.topic = p->topic, .partition = p->partition, .offset = at};
+    const struct cleaner_config *o = c->config;
+    char source[SPAN_SOURCE_MAX + 1];
+    const struct chain_limits limits = {.max_rows = (uint32_t)o->span_max_rows,
+                                        .max_bytes = o->span_max_bytes,
+                                        .linger_ms = o->span_linger};
+    const struct chain_callbacks cb = {
+        .on_span = on_span, .on_reject = on_reject, .on_fault = on_fault, .ctx = p};
+    int64_t begin = p->begin >= 0 ? p->begin : 0;
+    int64_t at = begin > p->low ? begin : p->low;
+    const struct kafka_partition kp = {.topic = p->topic, .partition = p->partition, .offset = at};
     part_end_chain(p);
-    p->skipped = false;
     if (p->taken) {
         kafka_consumer_seek(c->consumer, p->topic, p->partition, at);
     } else {
@@ -291,44 +325,35 @@ void part_begin(struct part *p)
         p->taken = true;
         p->paused = false;
     }
+    span_source_kafka(source, p->topic, p->partition, p->id);
+    p->commit_sent = p->begin;
     ask_verify(p);
+    p->chain = chain_new(source, p->dataset, &limits, c->wash, &cb, begin, p->low);
+    if (c->paused && !p->paused) {
+        p->paused = true;
+        kafka_consumer_pause(c->consumer, p->topic, p->partition);
+    }
 }
 
 void part_run(struct part *p)
 {
     struct cleaner *c = p->cleaner;
-    const struct cleaner_config *o = c->config;
-    char source[SPAN_SOURCE_MAX + 1];
-    span_source_kafka(source, p->topic, p->partition, p->id);
-    const struct chain_limits limits = {.max_rows = (uint32_t)o->span_max_rows,
-                                        .max_bytes = o->span_max_bytes,
-                                        .linger_ms = o->span_linger};
-    int64_t begin = p->committed >= 0 ? p->committed : 0;
-    int64_t at = begin > p->low ? begin : p->low;
-    const struct chain_callbacks cb = {
-        .on_span = on_span, .on_reject = on_reject, .on_fault = on_fault, .ctx = p};
+    const char *source = chain_source(p->chain);
+    int64_t begin = p->begin >= 0 ? p->begin : 0;
     part_set_state(p, PART_RUNNING);
-    p->commit_sent = p->committed;
-    p->chain = chain_new(source, p->dataset, &limits, c->wash, &cb, begin, p->low);
-    LOG(INFO, "partition_begun", KV_STR("source", source), KV_INT("committed", p->committed),
+    LOG(INFO, "partition_begun", KV_STR("source", source), KV_INT("committed", p->begin),
         KV_INT("first", p->low), KV_INT("end", p->end));
-    if (begin < p->low) {
-        /* A chain that begins at 0 only says where it begins; what was promised to be read and is gone is an alarm. */
-        if (begin > 0) {
-            LOG(ERROR, "records_lost", KV_STR("source", source), KV_INT("from", begin),
-                KV_INT("to", p->low));
-            metric_add(app_metrics(c->app), M_LOST, p->dataset->id, (double)(p->low - begin));
-        } else {
-            LOG(INFO, "source_begins_at", KV_STR("source", source), KV_INT("position", p->low));
-        }
+    /* A chain that begins at 0 only says where it begins; what was promised to be read and is gone is an alarm. */
+    if (begin < p->low && begin > 0) {
+        LOG(ERROR, "records_lost", KV_STR("source", source), KV_INT("from", begin),
+            KV_INT("to", p->low));
+        metric_add(app_metrics(c->app), M_LOST, p->dataset->id, (double)(p->low - begin));
+    } else if (begin < p->low) {
+        LOG(INFO, "source_begins_at", KV_STR("source", source), KV_INT("position", p->low));
     }
-    if (p->skipped)
-        kafka_consumer_seek(c->consumer, p->topic, p->partition, at);
-    if (c->paused && !p->paused) {
-        p->paused = true;
-        kafka_consumer_pause(c->consumer, p->topic, p->partition);
-    }
-    loop_timer_start(c->loop, &p->beat, o->span_heartbeat, on_beat, p);
+    list_splice(&c->backlog, &p->held);
+    on_resend(c);
+    loop_timer_start(c->loop, &p->beat, c->config->span_heartbeat, on_beat, p);
     cleaner_say_ready(c);
 }
 
@@ -366,10 +391,8 @@ static void on_message(void *ctx, const struct kafka_message *m)
     struct part *p = part_find(c, m->topic, m->partition);
     if (!p || c->failed)
         return;
-    if (p->state != PART_RUNNING) {
-        p->skipped = true;
-        return;
-    }
+    if (!p->chain)
+        return; /* where to begin is being asked for: the seek that follows brings it again */
     const struct wash_input in = {
         .position = m->offset, .ingested_at_ms = ingested_at(m), .key = m->key, .value = m->value};
     struct metrics *mm = app_metrics(c->app);
@@ -390,10 +413,8 @@ static void on_end(void *ctx, const char *topic, int32_t partition, int64_t offs
     struct part *p = part_find(c, topic, partition);
     if (!p || c->failed)
         return;
-    if (p->state != PART_RUNNING) {
-        p->skipped = true; /* the end will be said again after the seek */
+    if (!p->chain)
         return;
-    }
     p->end = offset;
     chain_end_of_log(p->chain, offset);
 }
@@ -403,7 +424,7 @@ static void on_out_of_range(void *ctx, const char *topic, int32_t partition, int
     struct cleaner *c = ctx;
     struct part *p = part_find(c, topic, partition);
     (void)offset;
-    if (p && p->state == PART_RUNNING)
+    if (p && p->chain)
         part_restart(p, "offset_out_of_range");
 }
 
@@ -521,9 +542,9 @@ static void on_committed(void *ctx, int rc, const struct kafka_partition *parts,
         struct part *p = part_find(c, parts[i].topic, parts[i].partition);
         if (!p)
             continue;
-        if (rc)
+        if (rc && p->commit_sent != INT64_MAX) /* an order holds commits back */
             p->commit_sent = p->committed;
-        else if (parts[i].offset > p->committed)
+        else if (!rc && parts[i].offset > p->committed)
             p->committed = parts[i].offset;
     }
     CRASH_POINT("cleaner_after_commit");
@@ -739,11 +760,8 @@ void cleaner_stop(struct app *app)
     struct list *node;
     while ((node = list_pop(&c->asks)))
         mem_free(LIST_ENTRY(node, struct ask, node));
-    while ((node = list_pop(&c->backlog))) {
-        struct letter *l = LIST_ENTRY(node, struct letter, node);
-        buf_deinit(&l->bytes);
-        mem_free(l);
-    }
+    LIST_EACH(it, tmp, &c->backlog)
+    letter_free(LIST_ENTRY(it, struct letter, node));
     chain_free_orphans(&c->orphans);
     wash_free(&c->wash);
     mem_free(c->group);

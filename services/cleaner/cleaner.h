@@ -58,14 +58,15 @@ struct part {
     char id[32];     /* the raw topic's id that this life of the partition goes by */
     struct ask *ask; /* the question on its way, or NULL */
     unsigned tries;
-    int64_t committed; /* what Kafka holds for this id; -1: nothing */
+    int64_t begin;     /* what Kafka held for this id when this life began; -1: nothing */
+    int64_t committed; /* what it holds now, as last heard */
     int64_t low, end;  /* of the log, as last asked */
     int64_t commit_sent;
-    bool taken;   /* the consumer reads it */
-    bool skipped; /* a record came before the id was known for sure */
+    bool taken; /* the consumer reads it */
     bool paused;
     bool short_log; /* the log ends below the committed offset */
     struct chain *chain;
+    struct list held; /* what the chain wrote before the id was known for sure */
     struct loop_timer retry, linger, beat;
 };
 
@@ -84,6 +85,8 @@ struct cleaner {
     struct kafka_producer *producer;
     struct kafka_admin *admin;
     struct wash *wash;
+    /* Series of M_FAULTS plus 1, as far as they were looked up; the last column is "other". */
+    unsigned fault_series[DATASETS][DATASET_MAX_COLUMNS + 1][WASH_FAULTS];
     struct list parts, asks, orphans;
     struct list backlog; /* messages that the producer's full queue sent back, in order */
     size_t inflight_bytes;
@@ -101,9 +104,9 @@ void cleaner_dump(struct app *app, struct buf *out);
 void part_set_state(struct part *p, enum part_state state);
 /* Throws the chain away and asks anew where to begin: after a change of the topic, an offset out of range, an order. */
 void part_restart(struct part *p, const char *why);
-/* Where to begin is known: makes the chain and reads. */
+/* Where to begin is known: makes the chain and reads; what the chain writes is held back. */
 void part_begin(struct part *p);
-/* The id is the same after the partition was taken in. */
+/* The id is the same after the partition was taken in: what was held back goes out. */
 void part_run(struct part *p);
 void cleaner_say_ready(struct cleaner *c);
 /* cleaner_ask.c */

@@ -121,7 +121,7 @@ static void on_ask_committed(void *ctx, int rc, const struct kafka_partition *pa
     }
     /* An offset that carries another topic's id belongs to a topic that is no more. */
     bool ours = parts[0].offset >= 0 && parts[0].metadata && !strcmp(parts[0].metadata, p->id);
-    p->committed = ours ? parts[0].offset : -1;
+    p->begin = p->committed = ours ? parts[0].offset : -1;
     const struct kafka_partition kp = partition_of(p);
     kafka_admin_offsets(p->cleaner->admin, &kp, 1, true, on_ask_first, ask_new(p));
 }
@@ -150,11 +150,11 @@ static void on_ask_end(void *ctx, int rc, const struct kafka_partition *parts, s
         return;
     }
     p->end = parts[0].offset;
-    p->short_log = p->committed > p->end;
+    p->short_log = p->begin > p->end;
     if (p->short_log) {
         /* Kafka lost records that it had confirmed. Reading on would give new records old positions. */
         LOG(ERROR, "raw_log_short", KV_STR("topic", p->topic), KV_INT("partition", p->partition),
-            KV_INT("committed", p->committed), KV_INT("end", p->end));
+            KV_INT("committed", p->begin), KV_INT("end", p->end));
         ask_later(p, ERR_CORRUPT, "short_log");
         return;
     }

@@ -56,7 +56,7 @@ static void on_order_committed(void *ctx, int rc, const struct kafka_partition *
                   rc ? "Kafka did not take the offset" : "the source has moved to another cleaner");
         return;
     }
-    LOG(WARN, "order_taken", KV_STR("order", o->accept ? "accept" : "rewind"),
+    LOG(WARN, "order_carried_out", KV_STR("order", o->accept ? "accept" : "rewind"),
         KV_STR("source", o->source), KV_INT("position", o->position));
     metric_add(app_metrics(o->cleaner->app), M_ORDERS, 0, 1);
     part_restart(p, o->accept ? "order_accept" : "order_rewind");
@@ -79,6 +79,10 @@ static void on_order_first(void *ctx, int rc, const struct kafka_partition *part
                   gone
                       ? "Kafka has deleted records from there on: order accept to declare them lost"
                       : "the records are still there: order rewind to read them again");
+        return;
+    }
+    if (o->position > chain_confirmed(p->chain)) {
+        order_end(o, 409, "not dealt with yet: to begin there would leave out what is before it");
         return;
     }
     const struct kafka_partition kp = {

@@ -220,7 +220,7 @@ static void on_looked(void *ctx, uint64_t unasked)
 {
     struct landing *l = ctx;
     l->ask = NULL;
-    l->counts.unasked += unasked;
+    l->counts.unasked = unasked; /* the last look is the one that counts */
     write_file(l);
 }
 

@@ -63,7 +63,7 @@ const struct metric_def sink_metrics[] = {
                         "Above this the partitions pause"},
     [M_PAUSED] = {"sluice_sink_paused", METRIC_GAUGE, "1 while the partitions pause"},
     [M_PAUSES] = {"sluice_sink_pauses_total", METRIC_COUNTER, "How often the partitions paused"},
-    [M_HOLES] = {"sluice_sink_holes", METRIC_GAUGE,
+    [M_HOLES] = {"sluice_sink_open_holes", METRIC_GAUGE,
                  "Sources that wait for positions that are missing"},
     [M_HOLES_TOTAL] = {"sluice_sink_holes_total", METRIC_COUNTER, "Holes found"},
     [M_RECHECKS] = {"sluice_sink_rechecks_total", METRIC_COUNTER,

@@ -73,6 +73,8 @@ static void on_bytes(void *ctx, int64_t more)
         pause_all(s, true);
     else if (s->buffered <= s->config->flush_bytes && !s->draining)
         pause_all(s, false);
+    if (more < 0 && s->draining)
+        drain_step(s); /* what was dropped, or had nobody to report to, is waited for no more */
 }
 
 /* ---------------------------------------------------------------- partitions */
@@ -591,14 +593,16 @@ static void on_consumer_fatal(void *ctx, const char *text)
 static void say_ready(struct sink *s)
 {
     char detail[SPAN_SOURCE_MAX + 160] = "none";
-    bool holes = false, stuck = false;
+    bool holes = false;
+    const struct part *stuck = NULL;
     unsigned reading = 0, all = 0;
     LIST_EACH(it, tmp, &s->parts)
     {
         struct part *p = LIST_ENTRY(it, struct part, node);
         all++;
         reading += p->state == PART_READING;
-        stuck |= p->state == PART_WAITING || p->state == PART_STOPPED;
+        if (p->state == PART_STOPPED || (p->state == PART_WAITING && !stuck))
+            stuck = p;
         if (holes || list_empty(&p->holes))
             continue;
         const struct hole *h = LIST_ENTRY(p->holes.next, struct hole, node);
@@ -608,6 +612,11 @@ static void say_ready(struct sink *s)
     }
     app_ready_set(s->app, "holes", !holes, detail);
     snprintf(detail, sizeof(detail), "%u of %u partitions read", reading, all);
+    if (stuck)
+        snprintf(detail, sizeof(detail), "%s/%d %s at offset %" PRId64, stuck->topic,
+                 stuck->partition,
+                 stuck->state == PART_STOPPED ? "stopped: a broken span" : "cannot be begun",
+                 stuck->next);
     app_ready_set(s->app, "partitions", !stuck, detail);
     app_ready_set(s->app, "kafka", s->kafka_up, s->kafka_up ? "connected" : "not connected");
 }
