@@ -23,7 +23,8 @@ static void key_of(char *out, size_t n, const char *source, int64_t position, in
     snprintf(out, n, "%s/%lld/%d", source, (long long)position, item);
 }
 
-static struct fate *fate_of(struct map *fates, const char *source, int64_t position, int item, bool make)
+static struct fate *fate_of(struct map *fates, const char *source, int64_t position, int item,
+                            bool make)
 {
     char key[400];
     key_of(key, sizeof(key), source, position, item);
@@ -67,9 +68,10 @@ static void note_lost(const char *text)
     json_array_foreach(json, i, entry)
     {
         if (ranges_n < 4096)
-            ranges[ranges_n++] = (struct range){.source = mem_strdup(json_string_value(json_object_get(entry, "source"))),
-                                                .from = json_integer_value(json_object_get(entry, "from")),
-                                                .to = json_integer_value(json_object_get(entry, "to"))};
+            ranges[ranges_n++] = (struct range){
+                .source = mem_strdup(json_string_value(json_object_get(entry, "source"))),
+                .from = json_integer_value(json_object_get(entry, "from")),
+                .to = json_integer_value(json_object_get(entry, "to"))};
     }
     json_decref(json);
 }
@@ -77,7 +79,8 @@ static void note_lost(const char *text)
 static bool declared_lost(const char *source, int64_t position)
 {
     for (size_t i = 0; i < ranges_n; i++) {
-        if (position >= ranges[i].from && position < ranges[i].to && !strcmp(ranges[i].source, source))
+        if (position >= ranges[i].from && position < ranges[i].to &&
+            !strcmp(ranges[i].source, source))
             return true;
     }
     return false;
@@ -96,7 +99,9 @@ static const char *check_order(const struct sim_table *t, int topic)
                 at = MEM_NEW(int64_t);
                 map_put(last, str_of(r->source), at);
             }
-            if (place <= *at && topic >= 0) /* the dead table's sources have their order within a clean table's turn only */
+            if (place <= *at &&
+                topic >=
+                    0) /* the dead table's sources have their order within a clean table's turn only */
                 bad = "order or twice in a source";
             *at = place;
         }
@@ -150,7 +155,8 @@ const char *audit(bool healed)
         char source[SPAN_SOURCE_MAX + 1];
         source_of(source, r->topic, r->partition, r->generation);
         const struct log_ *l = &W->raw[r->topic][r->partition];
-        bool now = r->generation == l->generation, alive = now && r->offset >= l->low, lost = declared_lost(source, r->offset);
+        bool now = r->generation == l->generation, alive = now && r->offset >= l->low,
+             lost = declared_lost(source, r->offset);
         int64_t wanted = table_wanted_by_log(&W->tables[DATASET_GEO + r->topic], source);
         if (lost && alive)
             bad = "lost span over a live record";
@@ -179,16 +185,19 @@ const char *audit(bool healed)
             }
             if (r->m.items[i].reject) {
                 bad = "LOST: a reject in no table";
-            } else if (!map_get(contents[r->topic], str_of(text)) && !map_get(gone[r->topic], str_of(text))) {
+            } else if (!map_get(contents[r->topic], str_of(text)) &&
+                       !map_get(gone[r->topic], str_of(text))) {
                 bad = "COPY OF NOTHING";
             }
+            say("left out: %s %lld.%d content %s", source, (long long)r->offset, i, text);
             missing[r->topic] += !r->m.items[i].reject;
         }
     }
     for (int t = 0; t < MODEL_TOPICS && !hole && !bad; t++) {
         if (copies[t] != missing[t]) {
-            snprintf(verdict, sizeof(verdict), "counts do not close: %llu copies counted, %llu rows left out", (unsigned long long)copies[t],
-                     (unsigned long long)missing[t]);
+            snprintf(verdict, sizeof(verdict),
+                     "counts do not close: %llu copies counted, %llu rows left out",
+                     (unsigned long long)copies[t], (unsigned long long)missing[t]);
             bad = verdict;
         }
     }

@@ -26,7 +26,8 @@ struct kafka_producer {
     struct kafka_producer_opts opts;
 };
 
-int kafka_producer_open(struct loop *loop, const struct kafka_producer_opts *o, struct kafka_producer **ret, struct err *e)
+int kafka_producer_open(struct loop *loop, const struct kafka_producer_opts *o,
+                        struct kafka_producer **ret, struct err *e)
 {
     (void)e;
     struct kafka_producer *p = MEM_NEW(struct kafka_producer);
@@ -77,8 +78,8 @@ static void flight_free(struct flight *f)
 
 void sim_flights_free(void)
 {
-    LIST_EACH (it, tmp, &W->flights)
-        flight_free(LIST_ENTRY(it, struct flight, node));
+    LIST_EACH(it, tmp, &W->flights)
+    flight_free(LIST_ENTRY(it, struct flight, node));
 }
 
 /* The oldest message that has not landed, of a partition chosen at random: the same partition's messages keep their order. */
@@ -86,14 +87,17 @@ bool sim_kafka_land(void)
 {
     struct flight *choice = NULL;
     unsigned seen = 0;
-    LIST_EACH (it, tmp, &W->flights) {
+    LIST_EACH(it, tmp, &W->flights)
+    {
         struct flight *f = LIST_ENTRY(it, struct flight, node);
         bool first = !f->landed;
-        LIST_EACH (jt, jtmp, &W->flights) {
+        LIST_EACH(jt, jtmp, &W->flights)
+        {
             struct flight *g = LIST_ENTRY(jt, struct flight, node);
             if (g == f)
                 break;
-            if (!g->landed && g->app == f->app && g->partition == f->partition && !strcmp(g->topic, f->topic))
+            if (!g->landed && g->app == f->app && g->partition == f->partition &&
+                !strcmp(g->topic, f->topic))
                 first = false;
         }
         if (first && below(++seen) == 0)
@@ -118,7 +122,8 @@ bool sim_kafka_land(void)
 
 bool sim_kafka_ack(struct app *app)
 {
-    LIST_EACH (it, tmp, &W->flights) {
+    LIST_EACH(it, tmp, &W->flights)
+    {
         struct flight *f = LIST_ENTRY(it, struct flight, node);
         if (f->app != app || !f->landed)
             continue;
@@ -135,11 +140,13 @@ bool sim_kafka_ack(struct app *app)
 void sim_kafka_owner_gone(struct app *app)
 {
     bool cut = false;
-    LIST_EACH (it, tmp, &W->flights) {
+    LIST_EACH(it, tmp, &W->flights)
+    {
         struct flight *f = LIST_ENTRY(it, struct flight, node);
         if (f->app != app)
             continue;
-        cut |= chance(0.15); /* from here on nothing was sent: order over all partitions is stricter than needed */
+        cut |= chance(
+            0.15); /* from here on nothing was sent: order over all partitions is stricter than needed */
         f->app = NULL;
         if (cut || f->landed)
             flight_free(f);
@@ -164,7 +171,8 @@ struct kafka_consumer {
     struct list member; /* what was assigned; reading once it was taken */
 };
 
-int kafka_consumer_open(struct loop *loop, const struct kafka_consumer_opts *o, struct kafka_consumer **ret, struct err *e)
+int kafka_consumer_open(struct loop *loop, const struct kafka_consumer_opts *o,
+                        struct kafka_consumer **ret, struct err *e)
 {
     (void)e;
     struct kafka_consumer *c = MEM_NEW(struct kafka_consumer);
@@ -189,8 +197,8 @@ void kafka_consumer_close(struct kafka_consumer **pc)
     struct kafka_consumer *c = *pc;
     if (!c)
         return;
-    LIST_EACH (it, tmp, &c->member)
-        taken_free(LIST_ENTRY(it, struct taken, node));
+    LIST_EACH(it, tmp, &c->member)
+    taken_free(LIST_ENTRY(it, struct taken, node));
     c->app->consumer = NULL;
     mem_free(c);
     *pc = NULL;
@@ -198,7 +206,8 @@ void kafka_consumer_close(struct kafka_consumer **pc)
 
 static struct taken *taken_find(struct kafka_consumer *c, const char *topic, int32_t partition)
 {
-    LIST_EACH (it, tmp, &c->member) {
+    LIST_EACH(it, tmp, &c->member)
+    {
         struct taken *t = LIST_ENTRY(it, struct taken, node);
         if (t->partition == partition && !strcmp(t->topic, topic))
             return t;
@@ -232,7 +241,8 @@ void kafka_consumer_release(struct kafka_consumer *c, const struct kafka_partiti
     }
 }
 
-void kafka_consumer_seek(struct kafka_consumer *c, const char *topic, int32_t partition, int64_t offset)
+void kafka_consumer_seek(struct kafka_consumer *c, const char *topic, int32_t partition,
+                         int64_t offset)
 {
     struct taken *t = taken_find(c, topic, partition);
     CHECK(t && t->reading);
@@ -300,7 +310,8 @@ bool sim_kafka_deliver(struct app *app)
     unsigned seen = 0;
     if (!c)
         return false;
-    LIST_EACH (it, tmp, &c->member) {
+    LIST_EACH(it, tmp, &c->member)
+    {
         struct taken *t = LIST_ENTRY(it, struct taken, node);
         const struct log_ *l = world_log(t->topic, t->partition);
         bool something = t->pos != l->n || !t->end_said || strcmp(l->id, t->id);
@@ -324,7 +335,8 @@ bool sim_kafka_deliver(struct app *app)
 
 static const char *topic_name(enum node_kind kind, int topic)
 {
-    static const char *const names[2][MODEL_TOPICS] = {{"demo.geo", "demo.user"}, {"demo.clean.geo", "demo.clean.user"}};
+    static const char *const names[2][MODEL_TOPICS] = {{"demo.geo", "demo.user"},
+                                                       {"demo.clean.geo", "demo.clean.user"}};
     return names[kind == NODE_SINK][topic];
 }
 
@@ -353,14 +365,16 @@ bool sim_kafka_unassign(struct app *app, bool lost)
     unsigned seen = 0;
     if (!c)
         return false;
-    LIST_EACH (it, tmp, &c->member) {
+    LIST_EACH(it, tmp, &c->member)
+    {
         if (below(++seen) == 0)
             choice = LIST_ENTRY(it, struct taken, node);
     }
     if (!choice)
         return false;
     char *topic = mem_strdup(choice->topic);
-    const struct kafka_partition kp = {.topic = topic, .partition = choice->partition, .offset = -1};
+    const struct kafka_partition kp = {
+        .topic = topic, .partition = choice->partition, .offset = -1};
     c->cb.on_assign(c->ctx, lost ? KAFKA_LOST : KAFKA_REVOKED, &kp, 1);
     CHECK(!taken_find(c, topic, kp.partition)); /* it was released */
     mem_free(topic);
@@ -376,7 +390,8 @@ struct question {
     int32_t partition;
     int64_t offset;
     char *metadata;
-    bool answered; /* the truth was looked up when the question was asked, not when the answer comes */
+    bool
+        answered; /* the truth was looked up when the question was asked, not when the answer comes */
     int64_t truth;
     char *truth_metadata;
     char truth_ids[2][32];
@@ -400,8 +415,10 @@ static void look_up(struct question *q)
     int t = topic_index(q->topics[0], &clean);
     const struct log_ *l = world_log(q->topics[0], q->partition);
     if (q->kind == ASK_COMMITTED) {
-        q->truth = clean ? W->clean_committed[t][q->partition].offset : W->raw_committed[t][q->partition].offset;
-        const char *m = clean ? W->clean_committed[t][q->partition].metadata : W->raw_committed[t][q->partition].metadata;
+        q->truth = clean ? W->clean_committed[t][q->partition].offset
+                         : W->raw_committed[t][q->partition].offset;
+        const char *m = clean ? W->clean_committed[t][q->partition].metadata
+                              : W->raw_committed[t][q->partition].metadata;
         q->truth_metadata = m ? mem_strdup(m) : NULL;
     } else if (q->kind == ASK_FIRST || q->kind == ASK_LAST) {
         q->truth = q->kind == ASK_FIRST ? l->low : l->n;
@@ -417,8 +434,10 @@ static void commit_now(const struct question *q)
 {
     bool clean;
     int t = topic_index(q->topics[0], &clean);
-    int64_t *offset = clean ? &W->clean_committed[t][q->partition].offset : &W->raw_committed[t][q->partition].offset;
-    char **metadata = clean ? &W->clean_committed[t][q->partition].metadata : &W->raw_committed[t][q->partition].metadata;
+    int64_t *offset = clean ? &W->clean_committed[t][q->partition].offset
+                            : &W->raw_committed[t][q->partition].offset;
+    char **metadata = clean ? &W->clean_committed[t][q->partition].metadata
+                            : &W->raw_committed[t][q->partition].metadata;
     *offset = q->offset;
     mem_free(*metadata);
     *metadata = q->metadata ? mem_strdup(q->metadata) : NULL;
@@ -432,7 +451,10 @@ static void question_run(void *ctx)
     if (q->kind == ASK_COMMIT) {
         if (!fails || chance(0.5))
             commit_now(q);
-        const struct kafka_partition kp = {.topic = q->topics[0], .partition = q->partition, .offset = q->offset, .metadata = q->metadata};
+        const struct kafka_partition kp = {.topic = q->topics[0],
+                                           .partition = q->partition,
+                                           .offset = q->offset,
+                                           .metadata = q->metadata};
         if (q->offsets_done)
             q->offsets_done(q->ctx, fails ? ERR_TIMEOUT : 0, &kp, 1);
         question_free(q);
@@ -450,7 +472,10 @@ static void question_run(void *ctx)
         const struct kafka_topics_info info = {.topics = topics, .topics_n = q->topics_n};
         q->topics_done(q->ctx, fails ? ERR_TIMEOUT : 0, fails ? NULL : &info);
     } else {
-        const struct kafka_partition kp = {.topic = q->topics[0], .partition = q->partition, .offset = q->truth, .metadata = q->truth_metadata};
+        const struct kafka_partition kp = {.topic = q->topics[0],
+                                           .partition = q->partition,
+                                           .offset = q->truth,
+                                           .metadata = q->truth_metadata};
         q->offsets_done(q->ctx, fails ? ERR_TIMEOUT : 0, fails ? NULL : &kp, fails ? 0 : 1);
     }
     question_free(q);
@@ -473,27 +498,40 @@ static void ask(struct app *app, struct question q)
     event_post(app, question_run, question_drop, posted);
 }
 
-void kafka_consumer_committed(struct kafka_consumer *c, const struct kafka_partition *parts, size_t n, uint64_t timeout_ms,
-                              kafka_offsets_fn *done, void *ctx)
+void kafka_consumer_committed(struct kafka_consumer *c, const struct kafka_partition *parts,
+                              size_t n, uint64_t timeout_ms, kafka_offsets_fn *done, void *ctx)
 {
     (void)timeout_ms;
     CHECK(n == 1);
-    ask(c->app, (struct question){.kind = ASK_COMMITTED, .topics = {mem_strdup(parts->topic)}, .topics_n = 1, .partition = parts->partition, .offsets_done = done, .ctx = ctx});
+    ask(c->app, (struct question){.kind = ASK_COMMITTED,
+                                  .topics = {mem_strdup(parts->topic)},
+                                  .topics_n = 1,
+                                  .partition = parts->partition,
+                                  .offsets_done = done,
+                                  .ctx = ctx});
 }
 
-void kafka_consumer_commit(struct kafka_consumer *c, const struct kafka_partition *parts, size_t n, kafka_offsets_fn *done, void *ctx)
+void kafka_consumer_commit(struct kafka_consumer *c, const struct kafka_partition *parts, size_t n,
+                           kafka_offsets_fn *done, void *ctx)
 {
     for (size_t i = 0; i < n; i++)
-        ask(c->app, (struct question){.kind = ASK_COMMIT, .topics = {mem_strdup(parts[i].topic)}, .topics_n = 1, .partition = parts[i].partition,
-                                      .offset = parts[i].offset, .metadata = parts[i].metadata ? mem_strdup(parts[i].metadata) : NULL,
-                                      .offsets_done = done, .ctx = ctx});
+        ask(c->app,
+            (struct question){.kind = ASK_COMMIT,
+                              .topics = {mem_strdup(parts[i].topic)},
+                              .topics_n = 1,
+                              .partition = parts[i].partition,
+                              .offset = parts[i].offset,
+                              .metadata = parts[i].metadata ? mem_strdup(parts[i].metadata) : NULL,
+                              .offsets_done = done,
+                              .ctx = ctx});
 }
 
 struct kafka_admin {
     struct app *app;
 };
 
-int kafka_admin_open(struct loop *loop, const struct kafka_admin_opts *o, struct kafka_admin **ret, struct err *e)
+int kafka_admin_open(struct loop *loop, const struct kafka_admin_opts *o, struct kafka_admin **ret,
+                     struct err *e)
 {
     (void)o, (void)e;
     *ret = MEM_NEW(struct kafka_admin);
@@ -507,7 +545,8 @@ void kafka_admin_close(struct kafka_admin **a)
     *a = NULL;
 }
 
-void kafka_admin_describe(struct kafka_admin *a, const char *const *names, size_t n, kafka_topics_fn *done, void *ctx)
+void kafka_admin_describe(struct kafka_admin *a, const char *const *names, size_t n,
+                          kafka_topics_fn *done, void *ctx)
 {
     struct question q = {.kind = ASK_DESCRIBE, .topics_n = n, .topics_done = done, .ctx = ctx};
     CHECK(n <= 2);
@@ -516,9 +555,14 @@ void kafka_admin_describe(struct kafka_admin *a, const char *const *names, size_
     ask(a->app, q);
 }
 
-void kafka_admin_offsets(struct kafka_admin *a, const struct kafka_partition *parts, size_t n, bool earliest, kafka_offsets_fn *done, void *ctx)
+void kafka_admin_offsets(struct kafka_admin *a, const struct kafka_partition *parts, size_t n,
+                         bool earliest, kafka_offsets_fn *done, void *ctx)
 {
     CHECK(n == 1);
-    ask(a->app, (struct question){.kind = earliest ? ASK_FIRST : ASK_LAST, .topics = {mem_strdup(parts->topic)}, .topics_n = 1,
-                                  .partition = parts->partition, .offsets_done = done, .ctx = ctx});
+    ask(a->app, (struct question){.kind = earliest ? ASK_FIRST : ASK_LAST,
+                                  .topics = {mem_strdup(parts->topic)},
+                                  .topics_n = 1,
+                                  .partition = parts->partition,
+                                  .offsets_done = done,
+                                  .ctx = ctx});
 }

@@ -12,8 +12,8 @@ struct writer {
     struct sim_table *table;
     unsigned columns_n;
     bool dead;
-    int64_t version; /* of the state last read */
-    struct map *txns; /* app id -> int64_t, boxed */
+    int64_t version;        /* of the state last read */
+    struct map *txns;       /* app id -> int64_t, boxed */
     struct table_row *rows; /* the data file of the last writer_write */
     size_t rows_n;
     char path[64];
@@ -68,13 +68,15 @@ bool table_put(struct sim_table *t, int64_t version, struct table_commit *c)
         return false;
     if (t->n == t->cap) {
         size_t cap = t->cap ? t->cap * 2 : 16;
-        t->commits = mem_realloc(t->commits, t->cap * sizeof(*t->commits), cap * sizeof(*t->commits));
+        t->commits =
+            mem_realloc(t->commits, t->cap * sizeof(*t->commits), cap * sizeof(*t->commits));
         t->cap = cap;
     }
     t->commits[t->n++] = *c;
     if (W->trace) {
-        say("COMMIT %s v%lld: %zu rows, %llu copies%s%s", t->path, (long long)version, c->rows_n, (unsigned long long)c->copies,
-            c->lost_json ? ", lost " : "", c->lost_json ? c->lost_json : "");
+        say("COMMIT %s v%lld: %zu rows, %llu copies%s%s", t->path, (long long)version, c->rows_n,
+            (unsigned long long)c->copies, c->lost_json ? ", lost " : "",
+            c->lost_json ? c->lost_json : "");
         for (size_t i = 0; i < c->txns_n; i++)
             say("    %s = %lld", c->txns[i].source, (long long)c->txns[i].wanted);
     }
@@ -253,7 +255,8 @@ static void job_run(void *ctx)
         struct writer_file file = {.file = {.path = NULL}};
         if (!fails) {
             file_rows(w, &j.src);
-            file.file = (struct delta_file){.path = w->path, .bytes = 1, .rows = (int64_t)w->rows_n};
+            file.file =
+                (struct delta_file){.path = w->path, .bytes = 1, .rows = (int64_t)w->rows_n};
         }
         j.file_done(j.ctx, rc, &file, &e);
         return;
@@ -302,7 +305,8 @@ bool writer_txn(const struct writer *w, struct str app_id, int64_t *ret_version)
     return box != NULL;
 }
 
-bool writer_next_txn(const struct writer *w, size_t *i, struct str *ret_app_id, int64_t *ret_version)
+bool writer_next_txn(const struct writer *w, size_t *i, struct str *ret_app_id,
+                     int64_t *ret_version)
 {
     void *value;
     if (!map_next(w->txns, i, ret_app_id, &value))
@@ -311,7 +315,8 @@ bool writer_next_txn(const struct writer *w, size_t *i, struct str *ret_app_id, 
     return true;
 }
 
-void writer_write(struct writer *w, const struct parquet_source *src, writer_file_fn *done, void *ctx)
+void writer_write(struct writer *w, const struct parquet_source *src, writer_file_fn *done,
+                  void *ctx)
 {
     post(w, (struct job){.kind = JOB_WRITE, .src = *src, .file_done = done, .ctx = ctx});
 }

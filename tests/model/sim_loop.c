@@ -51,7 +51,8 @@ void loop_defer_cancel(struct loop_defer *d)
     d->queued = false;
 }
 
-void loop_timer_start(struct loop *l, struct loop_timer *t, uint64_t after_ms, loop_fn *fn, void *ctx)
+void loop_timer_start(struct loop *l, struct loop_timer *t, uint64_t after_ms, loop_fn *fn,
+                      void *ctx)
 {
     loop_timer_stop(t);
     CHECK(l->n < TIMERS);
@@ -112,7 +113,8 @@ bool sim_loop_timer(struct loop *l)
     struct loop_timer *first = NULL;
     for (size_t i = 0; i < l->n; i++) {
         struct loop_timer *t = l->timers[i];
-        if (t->due_ms <= clock_ms() && (!first || t->due_ms < first->due_ms || (t->due_ms == first->due_ms && t->seq < first->seq)))
+        if (t->due_ms <= clock_ms() && (!first || t->due_ms < first->due_ms ||
+                                        (t->due_ms == first->due_ms && t->seq < first->seq)))
             first = t;
     }
     if (!first)

@@ -55,7 +55,8 @@ bool redis_connected(const struct redis *r)
     return W->redis_up;
 }
 
-int redis_command(struct redis *r, const struct str *argv, size_t argc, redis_done_fn *done, void *ctx)
+int redis_command(struct redis *r, const struct str *argv, size_t argc, redis_done_fn *done,
+                  void *ctx)
 {
     if (!W->redis_up)
         return ERR_UNAVAILABLE;

@@ -70,7 +70,8 @@ void log_append(struct log_ *l, struct message m)
 {
     if (l->n == l->cap) {
         int64_t cap = l->cap ? l->cap * 2 : 16;
-        l->messages = mem_realloc(l->messages, (size_t)l->cap * sizeof(*l->messages), (size_t)cap * sizeof(*l->messages));
+        l->messages = mem_realloc(l->messages, (size_t)l->cap * sizeof(*l->messages),
+                                  (size_t)cap * sizeof(*l->messages));
         l->cap = cap;
     }
     l->messages[l->n++] = m;
@@ -87,7 +88,8 @@ void log_free(struct log_ *l)
 
 static void log_new(struct log_ *l, const char *topic, int partition, int generation)
 {
-    *l = (struct log_){.topic = mem_strdup(topic), .partition = partition, .generation = generation};
+    *l =
+        (struct log_){.topic = mem_strdup(topic), .partition = partition, .generation = generation};
     snprintf(l->id, sizeof(l->id), "id-of-generation-%05d", generation);
 }
 
@@ -102,7 +104,8 @@ bool event_run_one(struct app *app)
 {
     struct event *choice = NULL;
     unsigned seen = 0;
-    LIST_EACH (it, tmp, &W->events) {
+    LIST_EACH(it, tmp, &W->events)
+    {
         struct event *e = LIST_ENTRY(it, struct event, node);
         if (e->app == app && below(++seen) == 0)
             choice = e;
@@ -117,7 +120,8 @@ bool event_run_one(struct app *app)
 
 void event_drop_of(struct app *app)
 {
-    LIST_EACH (it, tmp, &W->events) {
+    LIST_EACH(it, tmp, &W->events)
+    {
         struct event *e = LIST_ENTRY(it, struct event, node);
         if (app && e->app != app)
             continue;
@@ -169,10 +173,18 @@ static bool node_turn(struct app *a)
     bool any = sim_loop_defers(a->loop);
     switch (below(5)) {
     case 0:
-    case 1: any |= sim_kafka_deliver(a); break;
-    case 2: any |= event_run_one(a); break;
-    case 3: any |= a->kind == NODE_CLEANER ? sim_kafka_ack(a) : sim_redis_answer(a); break;
-    default: any |= sim_loop_timer(a->loop); break;
+    case 1:
+        any |= sim_kafka_deliver(a);
+        break;
+    case 2:
+        any |= event_run_one(a);
+        break;
+    case 3:
+        any |= a->kind == NODE_CLEANER ? sim_kafka_ack(a) : sim_redis_answer(a);
+        break;
+    default:
+        any |= sim_loop_timer(a->loop);
+        break;
     }
     any |= sim_loop_defers(a->loop);
     return any;
@@ -227,7 +239,8 @@ static struct str text_of(int topic, struct message *m)
         if (m->items[i].reject)
             buf_z(&b, "{\"ind\":true}");
         else if (topic == 0)
-            buf_printf(&b, "{\"ind\":%d,\"country\":\"c%d\"}", m->items[i].content, m->items[i].content);
+            buf_printf(&b, "{\"ind\":%d,\"country\":\"c%d\"}", m->items[i].content,
+                       m->items[i].content);
         else
             buf_printf(&b, "{\"ind\":%d,\"age\":33}", m->items[i].content);
     }
@@ -247,10 +260,12 @@ static void append(void)
         m.value = text_of(t, &m);
         if (W->history_n == W->history_cap) {
             size_t cap = W->history_cap ? W->history_cap * 2 : 64;
-            W->history = mem_realloc(W->history, W->history_cap * sizeof(*W->history), cap * sizeof(*W->history));
+            W->history = mem_realloc(W->history, W->history_cap * sizeof(*W->history),
+                                     cap * sizeof(*W->history));
             W->history_cap = cap;
         }
-        W->history[W->history_n++] = (struct history){.topic = t, .partition = p, .generation = l->generation, .offset = l->n, .m = m};
+        W->history[W->history_n++] = (struct history){
+            .topic = t, .partition = p, .generation = l->generation, .offset = l->n, .m = m};
     }
     log_append(l, m);
 }
@@ -300,8 +315,9 @@ static void faults(void)
 
 static void world_new(uint64_t seed, bool trace)
 {
-    static const double crashes[] = {0.002, 0.008, 0.02}, retentions[] = {0, 0, 0.003, 0.01}, recreates[] = {0, 0, 0.002},
-                        clean_retentions[] = {0, 0, 0.004, 0.012}, bad_puts[] = {0.1, 0.5};
+    static const double crashes[] = {0.002, 0.008, 0.02}, retentions[] = {0, 0, 0.003, 0.01},
+                        recreates[] = {0, 0, 0.002}, clean_retentions[] = {0, 0, 0.004, 0.012},
+                        bad_puts[] = {0.1, 0.5};
     static const int contents[] = {3, 8, 40};
     struct world *w = MEM_NEW(struct world);
     rnd_seed(&w->rnd, seed);
@@ -326,7 +342,8 @@ static void world_new(uint64_t seed, bool trace)
         }
     }
     for (int i = 0; i <= DATASETS; i++)
-        w->tables[i].path = mem_printf("delta/demo_%s_table", i < DATASETS ? datasets[i].name : "dead");
+        w->tables[i].path =
+            mem_printf("delta/demo_%s_table", i < DATASETS ? datasets[i].name : "dead");
     world_advance(1000);
 }
 
@@ -442,7 +459,10 @@ static const char *run(uint64_t seed, bool trace, struct world *totals)
     W->calm = W->redis_up = true;
     drain();
     const char *bad = audit(false);
-    if (bad && !strcmp(bad, "hole")) { /* reported, and nothing taken past it: legal only if unread spans were deleted */
+    if (bad &&
+        !strcmp(
+            bad,
+            "hole")) { /* reported, and nothing taken past it: legal only if unread spans were deleted */
         if (!W->clean_deleted) {
             bad = "hole without cause";
         } else {
@@ -454,7 +474,8 @@ static const char *run(uint64_t seed, bool trace, struct world *totals)
     }
     if (!bad && W->false_alarm)
         bad = "false alarm";
-    totals->conflicts += W->conflicts, totals->unsure += W->unsure, totals->healed += W->healed, totals->crashes += W->crashes;
+    totals->conflicts += W->conflicts, totals->unsure += W->unsure, totals->healed += W->healed,
+        totals->crashes += W->crashes;
     world_free();
     return bad;
 }
@@ -462,20 +483,26 @@ static const char *run(uint64_t seed, bool trace, struct world *totals)
 int main(int argc, char **argv)
 {
     uint64_t schedules = 1000, seed = 1;
-    bool trace = false;
+    bool trace = false, until_failed = false;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--trace"))
             trace = true;
+        else if (!strcmp(argv[i], "--until-failed"))
+            until_failed = true;
         else if (!strcmp(argv[i], "--schedules") && i + 1 < argc)
             schedules = strtoull(argv[++i], NULL, 10);
         else if (!strcmp(argv[i], "--seed") && i + 1 < argc)
             seed = strtoull(argv[++i], NULL, 10);
         else
-            return fprintf(stderr, "usage: model [--schedules N] [--seed FIRST] [--trace]\n"), 64;
+            return fprintf(
+                       stderr,
+                       "usage: model [--schedules N] [--seed FIRST] [--until-failed] [--trace]\n"),
+                   64;
     }
     log_init("model");
     log_set_levels(trace ? STR("info") : STR("error,cleaner=error,sink=error"));
-    if (!trace && !!getenv("MODEL_STDERR") && !freopen("/dev/null", "w", stderr)) /* the services' words about each fault of the model */
+    if (!trace && !!getenv("MODEL_STDERR") &&
+        !freopen("/dev/null", "w", stderr)) /* the services' words about each fault of the model */
         return 71;
     struct world totals = {.calm = false};
     uint64_t failed = 0;
@@ -483,9 +510,13 @@ int main(int argc, char **argv)
         const char *bad = run(seed + i, trace, &totals);
         if (bad && failed++ < 20)
             printf("schedule %" PRIu64 ": %s\n", seed + i, bad), fflush(stdout);
+        if (bad && until_failed)
+            break;
     }
-    printf("model: %" PRIu64 " schedules, %" PRIu64 " failed (%" PRIu64 " crashes, %" PRIu64 " conflicts, %" PRIu64 " unknown outcomes, %" PRIu64
-           " healed)\n%" PRIu64 " passed, %" PRIu64 " failed\n",
-           schedules, failed, totals.crashes, totals.conflicts, totals.unsure, totals.healed, schedules - failed, failed);
+    printf("model: %" PRIu64 " schedules, %" PRIu64 " failed (%" PRIu64 " crashes, %" PRIu64
+           " conflicts, %" PRIu64 " unknown outcomes, %" PRIu64 " healed)\n%" PRIu64
+           " passed, %" PRIu64 " failed\n",
+           schedules, failed, totals.crashes, totals.conflicts, totals.unsure, totals.healed,
+           schedules - failed, failed);
     return failed ? 1 : 0;
 }

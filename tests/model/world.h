@@ -53,7 +53,10 @@ struct table_commit {
     char txn_id[37];
     struct table_row *rows;
     size_t rows_n;
-    struct { char *source; int64_t wanted; } txns[8];
+    struct {
+        char *source;
+        int64_t wanted;
+    } txns[8];
     size_t txns_n;
     uint64_t copies;
     char *lost_json; /* or NULL */
@@ -90,7 +93,7 @@ struct app {
 struct event {
     struct list node;
     struct app *app;
-    void (*run)(void *ctx); /* takes ctx over */
+    void (*run)(void *ctx);  /* takes ctx over */
     void (*drop)(void *ctx); /* the node has gone: frees ctx */
     void *ctx;
 };
@@ -106,7 +109,11 @@ struct world {
     struct log_ raw[MODEL_TOPICS][MODEL_PARTITIONS], clean[MODEL_TOPICS][MODEL_PARTITIONS];
     struct history *history;
     size_t history_n, history_cap;
-    struct { int64_t offset; char *metadata; } raw_committed[MODEL_TOPICS][MODEL_PARTITIONS], clean_committed[MODEL_TOPICS][MODEL_PARTITIONS];
+    struct {
+        int64_t offset;
+        char *metadata;
+    } raw_committed[MODEL_TOPICS][MODEL_PARTITIONS],
+        clean_committed[MODEL_TOPICS][MODEL_PARTITIONS];
     struct sim_table tables[DATASETS + 1];
     struct list events, flights, late_puts;
     struct map *redis;
@@ -136,13 +143,13 @@ unsigned node_sink_holes(const struct app *app);
 struct loop *sim_loop_new(struct app *app);
 void sim_loop_free(struct loop *l);
 struct app *sim_loop_app(struct loop *l);
-bool sim_loop_defers(struct loop *l);              /* runs all deferred calls; whether any ran */
-bool sim_loop_timer(struct loop *l);               /* runs one timer that is due; whether any ran */
-uint64_t sim_loop_next_due(struct loop *l);        /* UINT64_MAX: none */
+bool sim_loop_defers(struct loop *l);       /* runs all deferred calls; whether any ran */
+bool sim_loop_timer(struct loop *l);        /* runs one timer that is due; whether any ran */
+uint64_t sim_loop_next_due(struct loop *l); /* UINT64_MAX: none */
 /* sim_kafka.c */
-bool sim_kafka_deliver(struct app *app);           /* something of the consumer; whether anything was there */
-bool sim_kafka_ack(struct app *app);               /* one delivery report */
-bool sim_kafka_land(void);                         /* one message of any producer, dead or alive, lands in its log */
+bool sim_kafka_deliver(struct app *app); /* something of the consumer; whether anything was there */
+bool sim_kafka_ack(struct app *app);     /* one delivery report */
+bool sim_kafka_land(void); /* one message of any producer, dead or alive, lands in its log */
 void sim_kafka_owner_gone(struct app *app);
 void sim_kafka_assign(struct app *app, int topic, int partition);
 bool sim_kafka_unassign(struct app *app, bool lost); /* one partition, at random */
@@ -151,7 +158,8 @@ void sim_flights_free(void);
 /* sim_redis.c */
 bool sim_redis_answer(struct app *app);
 /* sim_lake.c */
-bool table_put(struct sim_table *t, int64_t version, struct table_commit *c); /* takes c over when it lands */
+bool table_put(struct sim_table *t, int64_t version,
+               struct table_commit *c); /* takes c over when it lands */
 void commit_free(struct table_commit *c);
 bool sim_late_put(void);
 int64_t table_wanted_by_log(const struct sim_table *t, const char *source); /* -1: unknown */

@@ -1,0 +1,319 @@
+"""What the tests of cleaner and sink share: a real Kafka and a Redis for the session, topics, and the services as processes.
+
+A pytest plug-in: `pytest_plugins = ["support.washing"]`. Every test takes a user id of its own, so that one Kafka serves all.
+SPDX-License-Identifier: Apache-2.0
+"""
+import base64
+import http.client
+import itertools
+import json
+import os
+import resource
+import signal
+import subprocess
+import threading
+import time
+import uuid
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from sluice import kafka as kafka_child
+from sluice import redis as redis_child
+from sluice import http as sluice_http
+from sluice import stack
+from support import spans
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BIN = os.environ.get("SLUICE_BIN", os.path.join(ROOT, "build", "test", "bin"))
+DEADLINE = 120
+_numbers = itertools.count(1)
+
+
+def until(what, check):
+    """Waits until check() is true (errors of a peer that is not there yet count as false) and returns its value."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        try:
+            value = check()
+        except (OSError, sluice_http.HttpError, KafkaError) as e:
+            value, what_now = None, e
+        else:
+            what_now = value
+        if value:
+            return value
+        assert time.monotonic() < end, f"waited for {what}; last: {what_now!r}"
+        time.sleep(0.02)
+
+
+class Child:
+    """Kafka or Redis as a child process with a log of its own."""
+
+    def __init__(self, what, folder):
+        self.what, self.log = what, os.path.join(folder, "log")
+        os.makedirs(os.path.join(folder, "tmp"), exist_ok=True)
+        what.prepare(self.log)
+        self.process = None
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.what.command(), cwd=self.what.cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        until(f"{self.log} to answer", self.answers)
+        return self
+
+    def answers(self):
+        assert self.process.poll() is None, "\n".join(stack.tail(self.log))
+        return self.what.answers()
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+        if self.process:
+            self.process.wait()
+
+
+class Broker:
+    """Kafka as the tests see it: topics, records, offsets, by a client that is not ours."""
+
+    def __init__(self, port):
+        self.address = f"127.0.0.1:{port}"
+        self.admin = KafkaAdminClient(bootstrap_servers=self.address)
+        self.producer = KafkaProducer(bootstrap_servers=self.address, max_request_size=8 << 20)
+        self.create("warm-up")
+        until("the group coordinator", lambda: self.commit("warm-up", "warm-up", 0) or True)
+
+    def close(self):
+        self.producer.close(timeout=5)
+        self.admin.close()
+
+    def create(self, name, partitions=1, **configs):
+        configs = {k.replace("_", "."): str(v) for k, v in configs.items()}
+        self.admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
+        until(f"topic {name}", lambda: len((self.describe(name) or {}).get("partitions", ())) == partitions)
+
+    def describe(self, name):
+        found = [t for t in self.admin.describe_topics([name]) if not t["error_code"]]
+        return found[0] if found else None
+
+    def id(self, name):
+        return base64.urlsafe_b64encode(uuid.UUID(self.describe(name)["topic_id"]).bytes).decode().rstrip("=")
+
+    def delete(self, name):
+        self.admin.delete_topics([name])
+        until(f"topic {name} to go", lambda: name not in self.admin.list_topics())
+
+    def configure(self, name, key, value):
+        self.admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs={key: str(value)})])
+
+    def send(self, topic, values, partition=0, key=None, headers=()):
+        """Values in order; returns the offsets when all are stored."""
+        futures = [self.producer.send(topic, value=v, key=key, partition=partition, headers=list(headers)) for v in values]
+        self.producer.flush(timeout=60)
+        return [f.get(timeout=60).offset for f in futures]
+
+    def trim(self, topic, upto, partition=0):
+        self.admin.delete_records({TopicPartition(topic, partition): upto})
+
+    def read(self, topic, partition=0):
+        """Everything of one partition: the records from its beginning up to its present end."""
+        tp = TopicPartition(topic, partition)
+        c = KafkaConsumer(bootstrap_servers=self.address, enable_auto_commit=False, fetch_max_wait_ms=20)
+        try:
+            c.assign([tp])
+            end = c.end_offsets([tp])[tp]
+            out = []
+            c.seek_to_beginning(tp)
+            limit = time.monotonic() + DEADLINE
+            while c.position(tp) < end:
+                assert time.monotonic() < limit, f"reading {topic}"
+                for batch in c.poll(timeout_ms=100).values():
+                    out += batch
+            return out
+        finally:
+            c.close(autocommit=False)
+
+    def committed(self, group, topic, partition=0):
+        """(offset, metadata) or (-1, "")."""
+        answer = self.admin.list_group_offsets({group: None})
+        found = answer.get(group, {}).get(TopicPartition(topic, partition))
+        return (found.offset, found.metadata) if found else (-1, "")
+
+    def commit(self, group, topic, offset, metadata="", partition=0):
+        self.admin.alter_group_offsets(group, {TopicPartition(topic, partition): OffsetAndMetadata(offset, metadata, -1)})
+
+
+@pytest.fixture(scope="session")
+def ports():
+    p = stack.Ports()
+    yield p
+    p.release()
+
+
+@pytest.fixture(scope="session")
+def kafka(ports, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("kafka"))
+    port = ports.pick("kafka")
+    kafka_child.check()
+    child = Child(kafka_child.Kafka(folder, port, ports.pick("controller")), folder)
+    broker = None
+    try:
+        child.start()
+        broker = Broker(port)
+        yield broker
+    finally:
+        if broker:
+            broker.close()
+        child.end()
+
+
+def new_redis(ports, folder):
+    return Child(redis_child.Redis(str(folder), ports.pick(f"redis {folder}"), {"appendonly": "no"}), str(folder)).start()
+
+
+@pytest.fixture(scope="session")
+def redis(ports, tmp_path_factory):
+    child = None
+    try:
+        child = new_redis(ports, tmp_path_factory.mktemp("redis"))
+        yield f"redis://127.0.0.1:{child.what.port}"
+    finally:
+        if child:
+            child.end()
+
+
+class User:
+    """A user id with its topics."""
+
+    def __init__(self, broker, partitions=1, **configs):
+        self.broker = broker
+        self.name = f"u{os.getpid()}x{next(_numbers)}"
+        # The broker unpacks what the services compress, because the client that reads here has no lz4.
+        plain = {"compression_type": "uncompressed"}
+        for d in spans.ORDER:
+            broker.create(f"{self.name}.{d}", partitions, **configs.get("raw", {}))
+            broker.create(f"{self.name}.clean.{d}", partitions, **{"max_message_bytes": 4 << 20, **plain, **configs.get("clean", {})})
+        broker.create(f"{self.name}.dead", 1, **plain)
+
+    def raw(self, dataset="pin"):
+        return f"{self.name}.{dataset}"
+
+    def clean(self, dataset="pin"):
+        return f"{self.name}.clean.{dataset}"
+
+    def source(self, dataset="pin", partition=0):
+        return f"kafka:{self.raw(dataset)}:{partition}:{self.broker.id(self.raw(dataset))}"
+
+    def chain(self, dataset="pin", partition=0):
+        chain = spans.Chain()
+        for m in self.broker.read(self.clean(dataset), partition):
+            chain.take(spans.Span(m.value))
+        return chain
+
+
+class Service:
+    """One of our programs as a process, with its log lines and its admin port."""
+
+    def __init__(self, name, *flags, env=None, **options):
+        self.name = name
+        keep = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
+        flags = [f"--{k.replace('__', '.')}={v}" for k, v in options.items()] + list(flags)
+        # SIGXFSZ stays ignored, as Python has it: a full disk is an error of write, not the end.
+        self.process = subprocess.Popen([os.path.join(BIN, name), "--admin.listen=127.0.0.1:0", *flags], env={**keep, **(env or {})},
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                        restore_signals=False)
+        self.lines, self.cond, self.ended = [], threading.Condition(), False
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        self.port = None
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.cond:
+                self.lines.append(line)
+                self.cond.notify_all()
+        with self.cond:
+            self.ended = True
+            self.cond.notify_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.reader.join()
+        self.process.stderr.close()
+
+    def events(self, event, **pairs):
+        with self.cond:
+            lines = list(self.lines)
+        entries = [json.loads(line) for line in lines if f'"{event}"' in line]
+        return [e for e in entries if e["event"] == event and all(e.get(k) == v for k, v in pairs.items())]
+
+    def event(self, event, n=1, **pairs):
+        """The n-th log line of this kind, as soon as it is there."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            found = self.events(event, **pairs)
+            if len(found) >= n:
+                return found[n - 1]
+            with self.cond:
+                assert not self.ended, f"{self.name} ended without {event}:\n{''.join(self.lines[-60:])}"
+                assert time.monotonic() < end, f"{self.name}: no {event} {pairs}:\n{''.join(self.lines[-60:])}"
+                self.cond.wait(0.2)
+
+    def url(self):
+        if not self.port:
+            self.port = self.event("listening", what="admin")["port"]
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, path, method="GET", body=None):
+        self.url()
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            c.request(method, path, body=body)
+            r = c.getresponse()
+            return r.status, r.read().decode()
+        finally:
+            c.close()
+
+    def order(self, name, body):
+        status, text = self.ask(f"/orders/{name}", "POST", body if isinstance(body, str) else json.dumps(body))
+        return status, json.loads(text)
+
+    def state(self):
+        return json.loads(self.ask("/debug/state")[1])
+
+    def ready(self):
+        """(status, {check: (ok, detail)})"""
+        status, text = self.ask("/readyz")
+        return status, {c["name"]: (c["ok"], c["detail"]) for c in json.loads(text)["checks"]}
+
+    def metric(self, metric, **labels):
+        """The sum over the series that have these labels."""
+        return sum(v for n, has, v in sluice_http.metrics(self.url(), timeout=30)
+                   if n == metric and all(has.get(k) == v2 for k, v2 in labels.items()))
+
+    def send(self, number):
+        self.process.send_signal(number)
+
+    def file_limit(self, limit):
+        """Caps the size of files that it may write from now on: a full disk, to it alone. None lifts it."""
+        _, hard = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (hard if limit is None else limit, hard))
+
+    def wait(self):
+        code = self.process.wait(timeout=DEADLINE)
+        self.reader.join()
+        return code
+
+    def end(self, number=signal.SIGTERM):
+        """Drains; the exit code must be 0, whatever the sanitizers would say included."""
+        self.send(number)
+        code = self.wait()
+        assert code == 0, f"{self.name}: exit code {code}\n{''.join(self.lines[-60:])}"
+        assert not self.events("handle_left_open") and not self.events("drain_timed_out"), "".join(self.lines[-60:])
