@@ -54,7 +54,7 @@ def test_every_shape_and_every_reject(kafka):
                                  b'{"ind":8,"latitude":91,"longitude":0}', json.dumps(post).encode()])
     kafka.send(user.raw("user"), [b'{"ind":7,"first_name":"A","last_name":"B","age":20,"date_joined":"2015-10-21T21:26:45"}',
                                   b'{"ind":8,"first_name":"A","age":200,"date_joined":"2015:10:21"}'], headers=headers)
-    with cleaner(user, record__max="1024B") as c:
+    with cleaner(user, record__max="1KiB") as c:
         for dataset, end in zip(ORDER, (12, 3, 2)):
             until_committed(user, end, dataset)
             assert committed(user, dataset)[1] == kafka.id(user.raw(dataset))
