@@ -21,7 +21,7 @@ struct httpc_call {
     void *ctx;
     struct httpc_call **ref; /* the caller's pointer, cleared at the end */
     unsigned starts;
-    bool repeatable, too_large, opener, added;
+    bool repeatable, too_large, added;
     bool head_whole; /* libcurl takes a head that is cut in its middle as an answer */
     char error[CURL_ERROR_SIZE];
 };
@@ -91,24 +91,24 @@ static void free_call(struct httpc_call *call)
     mem_free(call);
 }
 
-/* Into the multi handle, or behind the call that opens the HTTP/2 connection. */
+/* Into the multi handle, or, when all HTTP/2 connections are busy, behind the others. */
 static void launch(struct httpc_call *call)
 {
     struct httpc *c = call->c;
-    if (c->o.http2 && c->h2 == H2_OPENING) {
+    if (c->o.http2 && c->h2_busy >= c->h2_open && c->h2_open >= c->o.max_connections) {
         list_push(&c->waiting, &call->node);
         return;
     }
     list_push(&c->calls, &call->node);
     if (c->o.http2) {
-        call->opener = c->h2 == H2_NONE;
-        if (call->opener)
-            c->h2 = H2_OPENING;
-        httpc_sock_nudge(c);
+        bool opener = c->h2_busy >= c->h2_open;
+        if (opener)
+            c->h2_open++;
+        c->h2_busy++;
         curl_easy_setopt(call->easy, CURLOPT_HTTP_VERSION,
-                         call->opener ? (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE
-                                      : (long)CURL_HTTP_VERSION_2_0);
-        curl_easy_setopt(call->easy, CURLOPT_FRESH_CONNECT, call->opener ? 1L : 0L);
+                         opener ? (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE
+                                : (long)CURL_HTTP_VERSION_2_0);
+        curl_easy_setopt(call->easy, CURLOPT_FRESH_CONNECT, opener ? 1L : 0L);
     }
     call->added = true;
     CHECK(curl_multi_add_handle(c->multi, call->easy) == CURLM_OK);
@@ -116,17 +116,16 @@ static void launch(struct httpc_call *call)
 
 static void on_reap(void *ctx);
 
-/* The connection is there (or not): the waiting calls may go (or the next of them opens). */
-static void note_h2(struct httpc *c, bool ready)
+/* An HTTP/2 call ended; its connection is kept, or not. The next one may go. */
+static void note_h2(struct httpc *c, bool kept)
 {
-    struct list waiting;
-    c->h2 = ready ? H2_READY : H2_NONE;
-    if (c->closed || list_empty(&c->waiting))
+    c->h2_busy--;
+    if (!kept && c->h2_open)
+        c->h2_open--;
+    struct list *node = c->closed ? NULL : list_pop(&c->waiting);
+    if (!node)
         return;
-    list_init(&waiting);
-    list_splice(&waiting, &c->waiting);
-    for (struct list *it; (it = list_pop(&waiting)) != NULL;)
-        launch(LIST_ENTRY(it, struct httpc_call, node));
+    launch(LIST_ENTRY(node, struct httpc_call, node));
     loop_defer(c->loop, &c->reap, on_reap, c);
 }
 
@@ -136,7 +135,7 @@ static void retire(struct httpc_call *call)
     struct httpc *c = call->c;
     if (call->added)
         curl_multi_remove_handle(c->multi, call->easy);
-    call->added = call->opener = false;
+    call->added = false;
     list_remove(&call->node);
     call->done = NULL;
     call->ref = NULL;
@@ -177,11 +176,10 @@ static void end_call(struct httpc_call *call, CURLcode code)
     }
     long version = 0;
     curl_easy_getinfo(call->easy, CURLINFO_HTTP_VERSION, &version);
-    bool opener = call->opener, h2 = rc == 0 && version == CURL_HTTP_VERSION_2_0;
+    bool h2 = rc == 0 && version == CURL_HTTP_VERSION_2_0;
     struct httpc *c = call->c;
     retire(call);
-    if (c->o.http2 &&
-        (opener || (!h2 && rc != ERR_TIMEOUT && rc != ERR_LIMIT && c->h2 == H2_READY)))
+    if (c->o.http2)
         note_h2(c, h2);
     done(ctx, rc, &res);
     mem_free(body);
@@ -220,6 +218,8 @@ int httpc_open(struct loop *loop, const struct httpc_opts *o, struct httpc **ret
     c->tag = HTTPC_TAG;
     c->loop = loop;
     c->o = *o;
+    if (!c->o.max_connections)
+        c->o.max_connections = 16;
     if (!c->o.max_body_bytes)
         c->o.max_body_bytes = 16 << 20;
     if (!c->o.connect_timeout_ms)
@@ -229,12 +229,11 @@ int httpc_open(struct loop *loop, const struct httpc_opts *o, struct httpc **ret
     list_init(&c->waiting);
     c->multi = curl_multi_init();
     CHECK(c->multi);
-    long n = o->max_connections ? (long)o->max_connections : 16;
+    long n = (long)c->o.max_connections;
     curl_multi_setopt(c->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, n);
     curl_multi_setopt(c->multi, CURLMOPT_MAX_HOST_CONNECTIONS, n);
     curl_multi_setopt(c->multi, CURLMOPT_MAXCONNECTS, n);
-    curl_multi_setopt(c->multi, CURLMOPT_PIPELINING,
-                      o->http2 ? CURLPIPE_MULTIPLEX : CURLPIPE_NOTHING);
+    curl_multi_setopt(c->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
     httpc_sock_open(c);
     *ret = c;
     return 0;
@@ -245,7 +244,6 @@ void httpc_free_if_ended(struct httpc *c)
     if (!c->closed || c->socks || c->in_curl)
         return;
     loop_timer_stop(&c->timer);
-    loop_timer_stop(&c->nudge);
     loop_defer_cancel(&c->reap);
     c->tag = 0;
     mem_free(c);
@@ -274,7 +272,6 @@ void httpc_close(struct httpc **pc)
     curl_multi_cleanup(c->multi);
     c->multi = NULL;
     loop_timer_stop(&c->timer);
-    loop_timer_stop(&c->nudge);
     loop_defer_cancel(&c->reap);
     httpc_free_if_ended(c);
 }
@@ -306,8 +303,6 @@ static struct httpc_call *new_call(struct httpc *c)
     curl_easy_setopt(h, CURLOPT_PREREQDATA, call);
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)c->o.connect_timeout_ms);
     curl_easy_setopt(h, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    if (c->o.http2)
-        curl_easy_setopt(h, CURLOPT_PIPEWAIT, 1L);
     return call;
 }
 
@@ -391,8 +386,8 @@ void httpc_cancel(struct httpc_call **pcall)
         return;
     *pcall = NULL;
     struct httpc *c = call->c;
-    bool opener = call->opener;
+    bool added = call->added;
     retire(call);
-    if (opener)
+    if (c->o.http2 && added)
         note_h2(c, false);
 }

@@ -24,11 +24,13 @@ struct httpc_request {
 struct httpc_response {
     int status;
     struct str body;
-    bool sent; /* with an error: whether the request may have reached the server (bytes of it were sent) */
+    bool
+        sent; /* with an error: whether the request may have reached the server (bytes of it were sent) */
 };
 /* rc 0: an answer came, whatever its status. Else a network error; res->sent says whether the outcome is unknown. */
 typedef void httpc_done_fn(void *ctx, int rc, const struct httpc_response *res);
 int httpc_open(struct loop *loop, const struct httpc_opts *o, struct httpc **ret, struct err *e);
 void httpc_close(struct httpc **c); /* no callback after it */
-int httpc_send(struct httpc *c, const struct httpc_request *req, httpc_done_fn *done, void *ctx, struct httpc_call **ret_call);
+int httpc_send(struct httpc *c, const struct httpc_request *req, httpc_done_fn *done, void *ctx,
+               struct httpc_call **ret_call);
 void httpc_cancel(struct httpc_call **call); /* done will not run */

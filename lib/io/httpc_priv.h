@@ -16,18 +16,18 @@ struct httpc {
     struct loop *loop;
     struct httpc_opts o;
     CURLM *multi;
-    struct loop_timer timer, nudge;
+    struct loop_timer timer;
     struct loop_defer reap;  /* looks for ended transfers, outside libcurl's callbacks */
     struct list calls, idle; /* idle: easy handles for reuse */
-    /* HTTP/2: libcurl 7.88 opens a connection by prior knowledge, but fails (CURLE_HTTP2) when a later call that asks for prior
-     * knowledge reuses it; one that asks for plain 2.0 is carried. So one call opens, the others wait for it, and then ask for 2.0. */
-    enum { H2_NONE, H2_OPENING, H2_READY } h2;
+    /* HTTP/2 with libcurl 7.88: several transfers on one connection are forgotten now and then, and a call that asks for prior
+     * knowledge fails (CURLE_HTTP2) when it gets a used connection, while one that asks for plain 2.0 is carried. So each
+     * connection carries one call at a time; a call opens one by prior knowledge, or takes an idle one as plain 2.0. */
+    unsigned h2_open, h2_busy; /* connections that are believed to be open; calls under way */
     struct list waiting;
     unsigned n_idle, socks; /* socks: poll handles that are not closed yet */
 };
 /* Wires the multi handle to the loop. */
 void httpc_sock_open(struct httpc *c);
 void httpc_sock_kick(struct httpc *c); /* lets libcurl look at its timers */
-void httpc_sock_nudge(struct httpc *c); /* HTTP/2: sees to it that no answer is forgotten */
 void httpc_reap(struct httpc *c);      /* ended transfers to their callbacks */
 void httpc_free_if_ended(struct httpc *c);

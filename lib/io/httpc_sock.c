@@ -89,31 +89,6 @@ void httpc_sock_kick(struct httpc *c)
     action(c, CURL_SOCKET_TIMEOUT, 0);
 }
 
-/* libcurl 7.88 with several HTTP/2 transfers on one connection: bytes that it reads for one of them while it runs another
- * may lie in its buffers without any socket or timer event to come. Running all transfers now and then finds them. */
-static void on_nudge(void *ctx)
-{
-    struct httpc *c = CHECK_FROM(ctx, struct httpc, HTTPC_TAG);
-    int running;
-    if (list_empty(&c->calls))
-        return;
-    c->in_curl = true;
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* the one call that runs all and keeps the sockets' state */
-    (void)curl_multi_socket_all(c->multi, &running);
-#pragma GCC diagnostic pop
-    c->in_curl = false;
-    httpc_sock_nudge(c);
-    httpc_reap(c);
-}
-
-void httpc_sock_nudge(struct httpc *c)
-{
-    enum { NUDGE_MS = 5 };
-    if (!loop_timer_active(&c->nudge))
-        loop_timer_start(c->loop, &c->nudge, NUDGE_MS, on_nudge, c);
-}
-
 void httpc_sock_open(struct httpc *c)
 {
     curl_multi_setopt(c->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);

@@ -11,6 +11,8 @@
 #include <rdkafka_mock.h> /* needs rdkafka.h before it */
 
 /* In the library, but not yet in the header that comes with it. */
+void rd_kafka_mock_group_initial_rebalance_delay_ms(rd_kafka_mock_cluster_t *cluster,
+                                                    int32_t delay_ms);
 rd_kafka_resp_err_t rd_kafka_mock_broker_add(rd_kafka_mock_cluster_t *cluster, int32_t broker_id);
 
 struct kafka_mock {
@@ -35,6 +37,8 @@ struct kafka_mock *kafka_mock_new(int brokers)
     /* The cluster says that broker 0 is its controller and has none of that id; admin requests would wait for it for ever. */
     if (!m->cluster || rd_kafka_mock_broker_add(m->cluster, 0))
         kafka_mock_free(&m);
+    else
+        rd_kafka_mock_group_initial_rebalance_delay_ms(m->cluster, 0);
     return m;
 }
 

@@ -67,5 +67,6 @@ int delta_put(struct delta *d, int64_t version, struct str body, const char *txn
 int delta_create(struct delta *d, const char *schema_string, struct err *e);
 /* Refuses by name what this writer cannot write to (contract 1.11), and a schema other than `schema_string`'s columns. */
 int delta_check_writable(const struct delta *d, const char *schema_string, struct err *e);
-/* Writes the checkpoint of exactly the state's version, then _last_checkpoint (never a smaller one). ERR_EXISTS counts as done. */
+/* Writes the checkpoint of exactly the state's version, then _last_checkpoint (never a smaller one). ERR_EXISTS counts as done.
+ * While it runs c's database may take 96 MiB, whatever its memory_limit. */
 int delta_checkpoint(struct delta *d, struct duck_conn *c, struct err *e);

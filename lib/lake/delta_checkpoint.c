@@ -108,6 +108,33 @@ static void put_quoted(struct buf *b, const char *path)
     buf_char(b, '\'');
 }
 
+/* read_json alone wants 64 MiB of buffers, whatever the size of the state: for the moment of a checkpoint a smaller limit is
+ * lifted to 96 MiB. *ret_was: what to set again; NULL: nothing was changed. */
+static int raise_memory(struct duck_conn *c, char **ret_was, struct err *e)
+{
+    struct duck_rows *rows;
+    int rc = duck_query_sql(c, "SELECT current_setting('memory_limit')", &rows, e);
+    if (rc)
+        return rc;
+    double size = 0;
+    bool small = false;
+    char *was = NULL;
+    if (duck_next(rows, e) == 1) {
+        struct str text = duck_str(rows, 0), number;
+        was = mem_strndup(text.p, text.n);
+        small = str_next(&text, ' ', &number) && !str_double(number, &size) &&
+                (str_is(text, "KiB") || (str_is(text, "MiB") && size < 96));
+    }
+    duck_rows_free(&rows);
+    if (small)
+        rc = duck_exec(c, "SET memory_limit='96MiB'", e);
+    if (small && !rc)
+        *ret_was = was;
+    else
+        mem_free(was);
+    return rc;
+}
+
 static int write_parquet(struct duck_conn *c, const char *ndjson, const char *parquet,
                          struct err *e)
 {
@@ -119,12 +146,18 @@ static int write_parquet(struct duck_conn *c, const char *ndjson, const char *pa
                 "maximum_object_size=" ACTION_MAX_TEXT ", "
                 "columns=" CHECKPOINT_COLUMNS ")) TO ");
     put_quoted(&sql, parquet);
-    buf_z(&sql, " (FORMAT parquet, PARQUET_VERSION V1, COMPRESSION zstd, "
-                "ROW_GROUP_SIZE_BYTES '8MiB', USE_TMP_FILE false)");
-    /* Row groups by bytes, which bound the memory, come with this setting only; the order of actions means nothing. */
-    int rc = duck_exec(c, "SET preserve_insertion_order=false", e);
+    buf_z(&sql, " (FORMAT parquet, PARQUET_VERSION V1, COMPRESSION zstd, ROW_GROUP_SIZE 20480, "
+                "USE_TMP_FILE false)");
+    char *was = NULL;
+    int rc = raise_memory(c, &was, e);
     if (!rc)
         rc = duck_exec(c, sql.data, e);
+    if (was) {
+        buf_reset(&sql);
+        buf_printf(&sql, "SET memory_limit='%s'", was);
+        (void)duck_exec(c, sql.data, NULL); /* a larger limit is no failure of the checkpoint */
+        mem_free(was);
+    }
     buf_deinit(&sql);
     return rc;
 }

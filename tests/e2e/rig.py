@@ -125,11 +125,11 @@ class Stack:
             self.up()
         except BaseException:
             sys.stderr.write(self.logs())
-            self.__exit__()
+            self.__exit__(RuntimeError)
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind=None, *_):
         try:
             for load in self.loads:
                 load.end()
@@ -137,6 +137,18 @@ class Stack:
             self.sluice("down", "--state", self.state, check=False)
         finally:
             UP.remove(self)
+        # A bug that a restart hid, or what a sanitizer said at the end.
+        assert kind or not self.broken(), "\n".join(self.broken())
+
+    def broken(self):
+        """Lines of the services' logs that tell of a bug: failed checks, sanitizers."""
+        out = []
+        folder = os.path.join(self.state, "logs")
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as f:
+                out += ["%s: %s" % (name, x.rstrip()[:500]) for x in f
+                        if x.startswith("CHECK failed") or "Sanitizer:" in x or ": runtime error:" in x]
+        return out[:20]
 
     def up(self):
         self.sluice("up", "--detach", "--state", self.state, *self.args, timeout=300)

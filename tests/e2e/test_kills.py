@@ -36,7 +36,7 @@ POINTS = {
                 "sink_after_offsets", "sink_before_checkpoint", "sink_after_checkpoint"],
 }
 SOURCES = {"producer": ["services/producer"], "cleaner": ["services/cleaner"], "sink-s3": ["services/sink-s3", "lib/lake"]}
-SETTINGS = rig.FLUSH + ["sink-s3.checkpoint.interval=3", "producer.topics.partitions=2", "producer.kafka.delivery_timeout=9s"]
+SETTINGS = ["sink-s3.flush.interval=250ms", "sink-s3.commit.interval=200ms", "cleaner.commit.interval=200ms", "sink-s3.checkpoint.interval=3", "producer.topics.partitions=2", "producer.kafka.delivery_timeout=9s"]
 # Records that become rejects: the dead letter's steps are steps, too.
 POISON = [b'{"records":[{"value":{"no":"key"}}]}', b'{"records":[{"value":[1,{"ind":"x","index":"x"}]}]}', b'{"records":[{"value":null}]}']
 
@@ -77,8 +77,9 @@ def shuffled(points, rnd):
 class Killer:
     """Kills, and writes down what it killed, where and when. One thread per unit uses it at a time."""
 
-    def __init__(self, stack):
+    def __init__(self, stack, load):
         self.stack = stack
+        self.load = load
         self.kills = []               # (unit, point or "random", ms)
         self.lock = threading.Lock()
         self.wrong = []
@@ -110,9 +111,20 @@ class Killer:
         pid = self.stack.pid(unit)
         if not pid or not stacks.alive(pid):
             return False
+        self.flowing()
         self.note(unit, "random")
         self.stack.kill(unit)
         return True
+
+    def flowing(self, patience=20):
+        """Waits until a record was confirmed just now, so that it is on its way to its table; not for ever."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            for line in reversed(stacks.tail(self.load.ledger, 20)[1:-1]):
+                answered = re.search(r'"answered_at": ?(\d+)', line)
+                if '"outcome":"ok"' in line.replace(" ", "")[:2000] and answered and time.time() * 1000 - int(answered.group(1)) < 100:
+                    return
+            threading.Event().wait(0.02)
 
     def _taken(self, unit, point):
         """Waits until a start of the unit got the point that lies ready for it.
@@ -215,9 +227,9 @@ def test_kills(tmp_path):
     rnd = random.Random(SEED)
     rounds = max(1, KILLS // 100)
     with rig.Stack(tmp_path, settings=SETTINGS) as stack:
-        killer = Killer(stack)
         over = threading.Event()
         load = stack.load("--rows", 10000000, "--seed", SEED % 100000, "--rate", 300, "--connections", 24, "--tries", 2, "--timeout", "6s")
+        killer = Killer(stack, load)
         poisoner = threading.Thread(target=poison, args=(stack, over), daemon=True)
         poisoner.start()
         rig.until("posts", lambda: load.tries() > 300)

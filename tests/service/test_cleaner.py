@@ -225,7 +225,7 @@ def test_offsets_without_a_record(kafka):
 
 def test_pauses_when_kafka_confirms_more_slowly_than_it_gives(kafka):
     user = User(kafka)
-    body = os.urandom(60000).hex()
+    body = "x" * 100000
     kafka.send(user.raw(), [pin(n, title=f"{n} {body}") for n in range(150)])
     with cleaner(user, inflight__max="1MiB") as c:
         until_committed(user, 150)
@@ -294,10 +294,10 @@ def test_two_cleaners_share_and_hand_over(kafka):
     def counts():
         return [s.metric("sluice_cleaner_partitions") for s in (a, b)]
 
-    with cleaner(user) as a:
+    with cleaner(user, kafka__session_timeout="2s") as a:
         until("all partitions", lambda: a.metric("sluice_cleaner_partitions") == 12)
         feed(50)
-        with cleaner(user, replica=1) as b:
+        with cleaner(user, replica=1, kafka__session_timeout="2s") as b:
             feed(50)
             until("a fair share", lambda: sum(counts()) == 12 and min(counts()) >= 4)
             feed(50)

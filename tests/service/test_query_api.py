@@ -733,7 +733,7 @@ def test_tables_of_strangers_are_refused_by_name(tmp_path):
         body = a.ask("top-user-country")
         assert "deletionVectors" in problem(body, 503, "table-unavailable")["detail"]
         assert body.headers["retry-after"] == "1"
-        until("geo's trouble", lambda: "outside" in (a.get("/v1/tables/geo").json()["trouble"] or ""))
+        until("geo's trouble", lambda: "secret.parquet" in (a.get("/v1/tables/geo").json()["trouble"] or ""))
 
 
 def test_a_missing_file_is_said_and_looked_for(tmp_path, data):

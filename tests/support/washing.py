@@ -81,7 +81,7 @@ class Broker:
     def __init__(self, port):
         self.address = f"127.0.0.1:{port}"
         self.admin = KafkaAdminClient(bootstrap_servers=self.address)
-        self.producer = KafkaProducer(bootstrap_servers=self.address, max_request_size=8 << 20)
+        self.producer = KafkaProducer(bootstrap_servers=self.address, max_request_size=32 << 20, compression_type="gzip")
         self.create("warm-up")
         until("the group coordinator", lambda: self.commit("warm-up", "warm-up", 0) or True)
 
@@ -90,9 +90,13 @@ class Broker:
         self.admin.close()
 
     def create(self, name, partitions=1, **configs):
-        configs = {k.replace("_", "."): str(v) for k, v in configs.items()}
-        self.admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
-        until(f"topic {name}", lambda: len((self.describe(name) or {}).get("partitions", ())) == partitions)
+        self.create_all([(name, partitions, configs)])
+
+    def create_all(self, topics):
+        self.admin.create_topics([NewTopic(name, partitions, 1, topic_configs={k.replace("_", "."): str(v) for k, v in configs.items()})
+                                  for name, partitions, configs in topics])
+        for name, partitions, _ in topics:
+            until(f"topic {name}", lambda n=name, p=partitions: len((self.describe(n) or {}).get("partitions", ())) == p)
 
     def describe(self, name):
         found = [t for t in self.admin.describe_topics([name]) if not t["error_code"]]
@@ -120,7 +124,8 @@ class Broker:
     def read(self, topic, partition=0):
         """Everything of one partition: the records from its beginning up to its present end."""
         tp = TopicPartition(topic, partition)
-        c = KafkaConsumer(bootstrap_servers=self.address, enable_auto_commit=False, fetch_max_wait_ms=20)
+        c = KafkaConsumer(bootstrap_servers=self.address, enable_auto_commit=False, fetch_max_wait_ms=20,
+                          check_crcs=False)
         try:
             c.assign([tp])
             end = c.end_offsets([tp])[tp]
@@ -157,7 +162,7 @@ def kafka(ports, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("kafka"))
     port = ports.pick("kafka")
     kafka_child.check()
-    child = Child(kafka_child.Kafka(folder, port, ports.pick("controller")), folder)
+    child = Child(kafka_child.Kafka(folder, port, ports.pick("controller"), {"group.min.session.timeout.ms": "1000"}), folder)
     broker = None
     try:
         child.start()
@@ -192,10 +197,9 @@ class User:
         self.name = f"u{os.getpid()}x{next(_numbers)}"
         # The broker unpacks what the services compress, because the client that reads here has no lz4.
         plain = {"compression_type": "uncompressed"}
-        for d in spans.ORDER:
-            broker.create(f"{self.name}.{d}", partitions, **configs.get("raw", {}))
-            broker.create(f"{self.name}.clean.{d}", partitions, **{"max_message_bytes": 4 << 20, **plain, **configs.get("clean", {})})
-        broker.create(f"{self.name}.dead", 1, **plain)
+        topics = [(self.raw(d), partitions, configs.get("raw", {})) for d in spans.ORDER]
+        topics += [(self.clean(d), partitions, {"max_message_bytes": 4 << 20, **plain, **configs.get("clean", {})}) for d in spans.ORDER]
+        broker.create_all(topics + [(f"{self.name}.dead", 1, plain)])
 
     def raw(self, dataset="pin"):
         return f"{self.name}.{dataset}"

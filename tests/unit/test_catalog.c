@@ -41,8 +41,8 @@ static int tear_down(void **state)
 
 #define SCHEMA "{\"type\":\"struct\",\"fields\":[{\"name\":\"ind\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}}]}"
 
-/* Puts a commit that adds one file of that name. */
-static void add(struct delta *d, const char *path, int64_t rows)
+/* Puts a commit that adds one file of that name. What the follower says of it. */
+static int add_any(struct delta *d, const char *path, int64_t rows)
 {
     struct err e = {0};
     struct delta_file f = {.path = (char *)path, .bytes = 100, .rows = rows};
@@ -57,7 +57,12 @@ static void add(struct delta *d, const char *path, int64_t rows)
     delta_commit_encode(&c, &b);
     assert_int_equal(delta_put(d, c.version, buf_as_str(&b), "id", &e), 0);
     buf_deinit(&b);
-    assert_int_equal(delta_refresh(d, NULL, &e), 0);
+    return delta_refresh(d, NULL, &e);
+}
+
+static void add(struct delta *d, const char *path, int64_t rows)
+{
+    assert_int_equal(add_any(d, path, rows), 0);
 }
 
 static struct delta *table(const char *path)
@@ -104,8 +109,8 @@ static void test_files_outside_are_refused(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char *path = mem_printf("delta/bad%zu", i);
         struct delta *d = table(path);
-        add(d, bad[i], 1);
-        assert_null(snapshot_make_mt(store, d, TABLE_PIN, trash));
+        if (!add_any(d, bad[i], 1)) /* the log's reader refuses most of them already */
+            assert_null(snapshot_make_mt(store, d, TABLE_PIN, trash));
         delta_free(&d);
         mem_free(path);
     }
@@ -126,10 +131,11 @@ static struct snapshot *with_rows(const char *path, const char *first, const cha
     add(d, "1.parquet", 1);
     const char *rows[] = {first, second};
     for (unsigned i = 0; i < 2; i++) {
-        char *sql = mem_printf("COPY (SELECT ind::BIGINT AS ind, v::BIGINT AS v, make_timestamptz(at::BIGINT) AS _ingested_at, s AS _source, "
-                               "p::BIGINT AS _position, i::INTEGER AS _item FROM (VALUES %s) t(ind, v, at, s, p, i)) TO '%s/%s/%u.parquet' (FORMAT parquet)",
+        char *sql = mem_printf("COPY (SELECT ind::BIGINT AS ind, v::BIGINT AS v, make_timestamptz(us::BIGINT) AS _ingested_at, s AS _source, "
+                               "p::BIGINT AS _position, i::INTEGER AS _item FROM (VALUES %s) t(ind, v, us, s, p, i)) TO '%s/%s/%u.parquet' (FORMAT parquet)",
                                rows[i], dir, path, i);
-        assert_int_equal(duck_exec(conn, sql, &e), 0);
+        if (duck_exec(conn, sql, &e))
+            fail_msg("%s", e.text);
         mem_free(sql);
     }
     struct snapshot *s = snapshot_make_mt(store, d, TABLE_PIN, trash);

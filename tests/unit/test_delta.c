@@ -373,7 +373,7 @@ static void test_checkpoints_equal_commits(void **state)
 static void test_large_checkpoint_in_little_memory(void **state)
 {
     (void)state;
-    enum { FILES = 60000 };
+    enum { FILES = 30000 };
     struct err e = {0};
     struct delta *d = delta_new(st, "t/large");
     assert_int_equal(delta_create(d, schema, &e), 0);

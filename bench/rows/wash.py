@@ -1,0 +1,114 @@
+"""cleaner, sink, sink-marks: CPU of the back half, on real Kafka and Redis.
+
+A turn feeds new posts while the service under measure is stopped, lets it go on, and takes its CPU until it has dealt with all.
+SPDX-License-Identifier: Apache-2.0
+"""
+import glob
+import os
+
+from sluice import http
+
+from . import common
+from .common import DATASETS, Row
+
+POSTS = 100000   # per turn: one flush of 100 000 rows for each table
+LONG = "60s"     # stopped services stay in their groups
+
+
+def _cleaner_done(s, end):
+    state = http.get_json(s["admin"]["cleaner"] + "/debug/state")["cleaner"]
+    return len(state["sources"]) == len(DATASETS) and all(one["confirmed"] >= end for one in state["sources"])
+
+
+def _feed(s, number, turn_cleaner):
+    """Makes a turn's posts, feeds them, and has the cleaner work them off; returns (path, CPU of the cleaner)."""
+    path = common.work_path("raw.tsv")
+    common.write_raw(path, POSTS, 100 + number)
+    pid = s["pids"]["cleaner"]
+    with common.stopped(pid):
+        common.run_json(common.program("ref_kafka"), s["kafka"], path)
+        before = common.cpu_seconds(pid)
+    end = (number + 1) * POSTS
+    common.wait_for("the cleaner at %d" % end, lambda: _cleaner_done(s, end), 120, 0.1)
+    return path, common.cpu_seconds(pid) - before
+
+
+def cleaner(_wanted):
+    records = POSTS * len(DATASETS)
+    with common.sluice_stack("wash", ("gateway", "sink-s3", "query-api", "redis"),
+                             ["cleaner.kafka.session_timeout=" + LONG]) as s:
+        def measure(number):
+            path, cpu = _feed(s, number, True)
+            walked = common.run_json(common.program("ref_json"), path, "3")
+            return {"cleaner": records / cpu, "simdjson": walked["records"] / walked["cpu_s"]}
+        turns = common.turns(measure)
+    return [Row("cleaner", "records/CPU s", 0.12, [t["cleaner"] for t in turns], [t["simdjson"] for t in turns])]
+
+
+class Sink(common.Service):
+    """A sink with a group and a lake of its own."""
+
+    def __init__(self, s, label, copies):
+        self.lake = common.work_path("lake-" + label)
+        super().__init__("sink-s3", label, {
+            "user": s["user"], "kafka.brokers": s["kafka"], "kafka.group": "bench-" + label, "kafka.session_timeout": LONG,
+            "lake.url": "file://" + self.lake, "redis.url": "redis://" + s["redis"], "copies": copies,
+            "flush.interval": "5s", "flush.rows": str(POSTS), "flush.bytes": "512MiB", "memory.max": "2GiB",
+            "announce.listen": "127.0.0.1:0"})
+
+    def reached(self, end):
+        tables = self.state().get("sink", {}).get("tables", {})
+        return all(sum((tables.get(d) or {}).get("sources", {}).values()) >= end for d in DATASETS)
+
+    def work_off(self, end):
+        before = common.cpu_seconds(self.pid)
+        os.kill(self.pid, 18)  # SIGCONT
+        common.wait_for("%s at %d" % (self.name, end), lambda: self.reached(end), 120, 0.1)
+        return common.cpu_seconds(self.pid) - before
+
+    def newest_files(self):
+        """The data files of the last commit that had 100 000 rows, per dataset: the largest of the newest."""
+        found = {}
+        for d in DATASETS:
+            files = glob.glob("%s/delta/*_%s_table/*.parquet" % (self.lake, d))
+            found[d] = max(files, key=os.path.getmtime)
+        return found
+
+
+def _copy(files):
+    """Rows and CPU seconds of DuckDB's COPY of the same rows, from tables of its own."""
+    rows, cpu = 0, 0.0
+    with common.Duck() as duck:
+        duck.run("SET threads=1")
+        for d, path in files.items():
+            duck.run("CREATE TABLE t_%s AS SELECT * FROM read_parquet('%s')" % (d, path))
+        for d in files:
+            out = common.work_path("copy.parquet")
+            done = duck.run("COPY t_%s TO '%s' (FORMAT parquet, PARQUET_VERSION V1, COMPRESSION zstd)" % (d, out))
+            cpu += done["cpu_s"]
+            rows += POSTS
+            os.unlink(out)
+    return rows / cpu
+
+
+def sinks(wanted):
+    rows = POSTS * len(DATASETS)
+    with common.sluice_stack("sinks", ("gateway", "sink-s3", "query-api"),
+                             ["cleaner.kafka.session_timeout=" + LONG]) as s:
+        kinds = [("keep", "sink")] + ([("drop", "marks")] if "sink-marks" in wanted else [])
+        with common.contextlib.ExitStack() as exits:
+            running = {label: exits.enter_context(Sink(s, label, copies)) for copies, label in kinds}
+
+            def measure(number):
+                end = (number + 1) * POSTS
+                for sink in running.values():
+                    os.kill(sink.pid, 19)  # SIGSTOP
+                _feed(s, number, False)
+                out = {label: rows / sink.work_off(end) for label, sink in running.items()}
+                out["copy"] = _copy(running["sink"].newest_files())
+                return out
+            turns = common.turns(measure)
+    result = [Row("sink", "rows/CPU s", 0.80, [t["sink"] for t in turns], [t["copy"] for t in turns])]
+    if "marks" in turns[0]:
+        result.append(Row("sink-marks", "rows/CPU s", 0.60, [t["marks"] for t in turns], [t["sink"] for t in turns]))
+    return result
