@@ -24,7 +24,8 @@ void answer_csv_text(struct buf *out, struct str s)
 
 void answer_timestamp(struct buf *out, int64_t us, bool quoted)
 {
-    int64_t seconds = us / 1000000 - (us % 1000000 < 0), day = seconds / 86400 - (seconds % 86400 < 0);
+    int64_t seconds = us / 1000000 - (us % 1000000 < 0),
+            day = seconds / 86400 - (seconds % 86400 < 0);
     unsigned second = (unsigned)(seconds - day * 86400), month, d;
     int year;
     clock_civil(day, &year, &month, &d);
@@ -93,8 +94,8 @@ static void put_value(const struct answer *a, unsigned col)
     }
 }
 
-void answer_begin(struct answer *a, enum format format, struct buf *out, const struct duck_rows *rows,
-                  unsigned columns)
+void answer_begin(struct answer *a, enum format format, struct buf *out,
+                  const struct duck_rows *rows, unsigned columns)
 {
     *a = (struct answer){.format = format, .out = out, .rows = rows, .columns = columns};
     if (format == FORMAT_NDJSON)
@@ -137,8 +138,8 @@ void answer_row(struct answer *a)
 void answer_end(struct answer *a, struct str statistics)
 {
     if (a->format == FORMAT_JSON)
-        buf_printf(a->out, "%s],\n\"rows\":%lld,\n\"statistics\":{" STR_FMT "}}\n", a->n ? "\n" : "",
-                   (long long)a->n, STR_ARG(statistics));
+        buf_printf(a->out, "%s],\n\"rows\":%lld,\n\"statistics\":{" STR_FMT "}}\n",
+                   a->n ? "\n" : "", (long long)a->n, STR_ARG(statistics));
     else if (a->format == FORMAT_NDJSON)
         buf_printf(a->out, "{\"end\":true,\"rows\":%lld}\n", (long long)a->n);
 }

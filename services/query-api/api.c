@@ -23,7 +23,8 @@
 #define ALLOWED_METHODS STR("GET, HEAD, OPTIONS")
 
 const struct route routes[ROUTES] = {
-    [ROUTE_QUESTIONS] = {"questions", "/v1/questions", NULL, "All questions, with their parameters and columns"},
+    [ROUTE_QUESTIONS] = {"questions", "/v1/questions", NULL,
+                         "All questions, with their parameters and columns"},
     [ROUTE_QUESTION] = {"question", "/v1/questions/", "name", "The answer to one question"},
     [ROUTE_TABLES] = {"tables", "/v1/tables", NULL, "The tables that questions are answered from"},
     [ROUTE_TABLE] = {"table", "/v1/tables/", "table", "One table"},
@@ -41,7 +42,8 @@ const struct problem_def problem_defs[PROBLEMS] = {
     [PROBLEM_NOT_ACCEPTABLE] = {"not-acceptable", "None of the accepted formats exists", 406},
     [PROBLEM_VERSION_GONE] = {"version-gone", "The version of the table is not to be had", 410},
     [PROBLEM_TOO_MANY_ROWS] = {"too-many-rows", "The answer is too large", 422},
-    [PROBLEM_OUT_OF_MEMORY] = {"out-of-memory", "The question needs more memory than it may have", 507},
+    [PROBLEM_OUT_OF_MEMORY] = {"out-of-memory", "The question needs more memory than it may have",
+                               507},
     [PROBLEM_SPILL_FULL] = {"spill-full", "The question needs more disk than it may have", 507},
     [PROBLEM_TIMEOUT] = {"query-timeout", "The question took too long", 504},
     [PROBLEM_BUSY] = {"too-busy", "Too many questions at once", 503},
@@ -102,8 +104,8 @@ static void count(struct request *q, int status)
     const char *route = q->route < ROUTES ? routes[q->route].name : "other";
     metric_add(m, M_REQUESTS, metric_series(m, M_REQUESTS, route, code), 1);
     metric_observe(m, M_SECONDS, q->route, (double)(clock_us() - q->started_us) / 1e6);
-    LOG(DEBUG, "request_answered", KV_STR("request_id", q->id), KV_STR("route", route), KV_INT("status", status),
-        KV_INT("elapsed_us", clock_us() - q->started_us));
+    LOG(DEBUG, "request_answered", KV_STR("request_id", q->id), KV_STR("route", route),
+        KV_INT("status", status), KV_INT("elapsed_us", clock_us() - q->started_us));
 }
 
 static void on_gone(void *ctx)
@@ -117,7 +119,8 @@ static void on_gone(void *ctx)
 static void on_stalled(void *ctx)
 {
     struct request *q = ctx;
-    LOG(WARN, "client_stalled", KV_STR("request_id", q->id), KV_INT("sent", q->sent), KV_INT("bytes", q->body_n));
+    LOG(WARN, "client_stalled", KV_STR("request_id", q->id), KV_INT("sent", q->sent),
+        KV_INT("bytes", q->body_n));
     struct httpd_stream *s = q->stream;
     request_free(q);
     httpd_stream_abort(s);
@@ -132,7 +135,8 @@ static void on_want(void *ctx)
     char *piece = q->body + q->sent;
     q->sent += n;
     if (!last) {
-        loop_timer_start(app_loop(q->api->app), &q->stalled, q->api->config->request_timeout, on_stalled, q);
+        loop_timer_start(app_loop(q->api->app), &q->stalled, q->api->config->request_timeout,
+                         on_stalled, q);
         httpd_stream_send(s, str_make(piece, n), false);
         return;
     }
@@ -154,7 +158,8 @@ static void put_header(struct httpd_answer *a, const char *name, struct str valu
 /* CORS: any origin, or those that are listed. */
 static struct str allowed_origin(const struct request *q)
 {
-    struct str origin = httpd_header(q->req, "origin"), rest = str_of(q->api->config->cors_origins), part;
+    struct str origin = httpd_header(q->req, "origin"), rest = str_of(q->api->config->cors_origins),
+               part;
     while (str_next(&rest, ',', &part)) {
         part = str_trim(part);
         if (str_is(part, "*"))
@@ -197,14 +202,16 @@ static void send_answer(struct request *q, struct httpd_answer *a, struct buf *b
     }
     q->body = buf_steal(body, &q->body_n);
     app_memory_add(memory, q->body_n);
-    loop_timer_start(app_loop(q->api->app), &q->stalled, q->api->config->request_timeout, on_stalled, q);
+    loop_timer_start(app_loop(q->api->app), &q->stalled, q->api->config->request_timeout,
+                     on_stalled, q);
     q->call = NULL;
     q->stream = httpd_stream_begin(call, a, on_want, on_gone, q);
 }
 
 /* ---- problems ---- */
 
-static void put_problem(struct buf *b, enum problem p, int status, const char *detail, const char *instance)
+static void put_problem(struct buf *b, enum problem p, int status, const char *detail,
+                        const char *instance)
 {
     buf_printf(b, "{\"type\":\"urn:sluice:problem:%s\",\"title\":", problem_defs[p].type);
     buf_json(b, str_of(problem_defs[p].title));
@@ -217,7 +224,8 @@ static void put_problem(struct buf *b, enum problem p, int status, const char *d
 }
 
 /* `allowed`: JSON texts with commas between them; NULL: none. */
-static void problem_allowed(struct request *q, enum problem p, const char *detail, const char *allowed)
+static void problem_allowed(struct request *q, enum problem p, const char *detail,
+                            const char *allowed)
 {
     int status = problem_defs[p].status;
     struct buf body;
@@ -242,7 +250,8 @@ static void problem(struct request *q, enum problem p, const char *detail)
     problem_allowed(q, p, detail, NULL);
 }
 
-static void on_error(void *ctx, int status, const char *text, struct buf *body, const char **ret_type)
+static void on_error(void *ctx, int status, const char *text, struct buf *body,
+                     const char **ret_type)
 {
     struct api *a = ctx;
     metric_add(a->metrics, M_REJECTED, PROBLEM_REQUEST, 1);
@@ -259,7 +268,8 @@ static void put_names(struct buf *b, const char *name)
     buf_json(b, str_of(name));
 }
 
-static void answer_fault(struct request *q, const struct question *question, const struct ask_fault *f)
+static void answer_fault(struct request *q, const struct question *question,
+                         const struct ask_fault *f)
 {
     struct buf allowed;
     buf_init(&allowed, 8192);
@@ -274,7 +284,8 @@ static void answer_fault(struct request *q, const struct question *question, con
     }
     char detail[600];
     if (unknown)
-        snprintf(detail, sizeof detail, "the question %s has no parameter '%s'", question->name, f->name);
+        snprintf(detail, sizeof detail, "the question %s has no parameter '%s'", question->name,
+                 f->name);
     else
         snprintf(detail, sizeof detail, "%s", f->detail);
     problem_allowed(q, unknown ? PROBLEM_UNKNOWN_PARAMETER : PROBLEM_BAD_VALUE, detail,
@@ -289,7 +300,8 @@ static void answer_not_acceptable(struct request *q, unsigned offered)
     for (unsigned f = 0; f < FORMATS; f++)
         if (offered >> f & 1)
             put_names(&allowed, format_types[f]);
-    problem_allowed(q, PROBLEM_NOT_ACCEPTABLE, "the Accept field names nothing that this path can give", allowed.data);
+    problem_allowed(q, PROBLEM_NOT_ACCEPTABLE,
+                    "the Accept field names nothing that this path can give", allowed.data);
     buf_deinit(&allowed);
 }
 
@@ -327,17 +339,19 @@ static bool choose_tables(struct request *q, struct snapshot *snapshots[ASKED_TA
         detail = text;
         if (!v.known) {
             p = v.trouble ? PROBLEM_TABLE_UNAVAILABLE : PROBLEM_STARTING;
-            snprintf(text, sizeof text, "the %s table: %s", table_names[id], v.trouble ? v.trouble : "its log is being read");
+            snprintf(text, sizeof text, "the %s table: %s", table_names[id],
+                     v.trouble ? v.trouble : "its log is being read");
         } else if (!v.snapshot && q->ask.batch) {
             p = PROBLEM_NO_SUCH_TABLE;
             snprintf(text, sizeof text, "there is no batch table for %s", table_names[t]);
         } else if (wanted > version) {
             p = PROBLEM_VERSION_GONE;
             if (v.snapshot)
-                snprintf(text, sizeof text, "the %s table has no version %lld; the latest is %lld", table_names[t],
-                         (long long)wanted, (long long)version);
+                snprintf(text, sizeof text, "the %s table has no version %lld; the latest is %lld",
+                         table_names[t], (long long)wanted, (long long)version);
             else
-                snprintf(text, sizeof text, "the %s table is not there, in any version", table_names[t]);
+                snprintf(text, sizeof text, "the %s table is not there, in any version",
+                         table_names[t]);
         } else {
             detail = NULL;
             snapshots[t] = wanted < 0 || wanted == version ? v.snapshot : NULL;
@@ -355,7 +369,8 @@ static bool choose_tables(struct request *q, struct snapshot *snapshots[ASKED_TA
     } else {
         uint8_t sum[32];
         /* Another text of the question may give another answer. */
-        buf_append(&key, q->ask.question->sql, (size_t)(q->ask.question->sql_end - q->ask.question->sql));
+        buf_append(&key, q->ask.question->sql,
+                   (size_t)(q->ask.question->sql_end - q->ask.question->sql));
         hash_sha256(key.data, key.len, sum);
         char hex[25] = {0};
         str_hex(sum, 12, hex);
@@ -384,7 +399,8 @@ static bool matches(struct str field, const char *etag)
     return false;
 }
 
-static struct httpd_answer head_of_answer(const struct request *q, int status, const char *type, char age[24])
+static struct httpd_answer head_of_answer(const struct request *q, int status, const char *type,
+                                          char age[24])
 {
     struct httpd_answer a = head(q, status, type);
     put_header(&a, "cache-control", STR("private, no-cache"));
@@ -406,14 +422,18 @@ static void answer_failure(struct request *q, const struct run_result *res)
         problem(q, PROBLEM_TOO_MANY_ROWS, res->text);
         return;
     case ERR_LIMIT:
-        problem(q, PROBLEM_OUT_OF_MEMORY, "the question does not fit into query.memory, and spilling to disk did not help");
+        problem(q, PROBLEM_OUT_OF_MEMORY,
+                "the question does not fit into query.memory, and spilling to disk did not help");
         return;
     case ERR_NOSPACE:
-        problem(q, PROBLEM_SPILL_FULL, "what the question spills to disk does not fit into spill.max");
+        problem(q, PROBLEM_SPILL_FULL,
+                "what the question spills to disk does not fit into spill.max");
         return;
     case ERR_NOT_FOUND:
-        if (res->failed_table >= 0 || q->ask.versions[0] >= 0 || q->ask.versions[1] >= 0 || q->ask.versions[2] >= 0) {
-            snprintf(text, sizeof text, "the version of the %s table, or a file of it, is not to be had any more",
+        if (res->failed_table >= 0 || q->ask.versions[0] >= 0 || q->ask.versions[1] >= 0 ||
+            q->ask.versions[2] >= 0) {
+            snprintf(text, sizeof text,
+                     "the version of the %s table, or a file of it, is not to be had any more",
                      res->failed_table >= 0 ? table_names[res->failed_table] : "asked");
             problem(q, PROBLEM_VERSION_GONE, text);
             return;
@@ -422,19 +442,24 @@ static void answer_failure(struct request *q, const struct run_result *res)
         for (unsigned t = 0; t < ASKED_TABLES; t++)
             if (q->ask.question->tables >> t & 1)
                 catalog_doubt(q->api->catalog, q->ask.batch ? TABLE_BATCH_PIN + t : t);
-        problem(q, PROBLEM_TABLE_UNAVAILABLE, "a file of the table is missing; its log is read anew");
+        problem(q, PROBLEM_TABLE_UNAVAILABLE,
+                "a file of the table is missing; its log is read anew");
         return;
     case ERR_UNSUPPORTED:
     case ERR_CORRUPT:
     case ERR_IO:
-        LOG(ERROR, "table_broken", KV_STR("request_id", q->id), KV_STR("question", q->ask.question->name),
-            KV_ERR(res->rc), KV_STR("detail", res->text));
-        problem(q, PROBLEM_TABLE_UNAVAILABLE, "a file or the log of the table cannot be read; the service's log says more");
+        LOG(ERROR, "table_broken", KV_STR("request_id", q->id),
+            KV_STR("question", q->ask.question->name), KV_ERR(res->rc),
+            KV_STR("detail", res->text));
+        problem(q, PROBLEM_TABLE_UNAVAILABLE,
+                "a file or the log of the table cannot be read; the service's log says more");
         return;
     default:
-        LOG(ERROR, "question_failed", KV_STR("request_id", q->id), KV_STR("question", q->ask.question->name),
-            KV_ERR(res->rc), KV_STR("detail", res->text));
-        problem(q, PROBLEM_INTERNAL, "the question failed; the service's log says why, under this instance");
+        LOG(ERROR, "question_failed", KV_STR("request_id", q->id),
+            KV_STR("question", q->ask.question->name), KV_ERR(res->rc),
+            KV_STR("detail", res->text));
+        problem(q, PROBLEM_INTERNAL,
+                "the question failed; the service's log says why, under this instance");
     }
 }
 
@@ -445,8 +470,10 @@ static void on_run_done(void *ctx, const struct run_result *res)
     q->run = NULL;
     switch (res->end) {
     case RUN_OK:
-        if (res->out->len > AT_ONCE_BYTES && !app_memory_fits(app_memory(q->api->app), res->out->len)) {
-            problem(q, PROBLEM_BUSY, "answers that are being sent take all memory there is for them");
+        if (res->out->len > AT_ONCE_BYTES &&
+            !app_memory_fits(app_memory(q->api->app), res->out->len)) {
+            problem(q, PROBLEM_BUSY,
+                    "answers that are being sent take all memory there is for them");
             return;
         }
         struct httpd_answer a = head_of_answer(q, 200, format_types[q->ask.format], age);
@@ -555,8 +582,8 @@ static void put_question(struct buf *b, const struct question *question)
         }
     buf_z(b, "],\"columns\":[");
     for (unsigned i = 0; i < QUESTION_MAX_COLUMNS && question->columns[i].name; i++)
-        buf_printf(b, "%s{\"name\":\"%s\",\"type\":\"%s\"}", i ? "," : "", question->columns[i].name,
-                   question->columns[i].type);
+        buf_printf(b, "%s{\"name\":\"%s\",\"type\":\"%s\"}", i ? "," : "",
+                   question->columns[i].name, question->columns[i].type);
     buf_z(b, "],\"parameters\":[");
     first = true;
     for (unsigned id = 0; id < PARAMS; id++)
@@ -589,7 +616,8 @@ static void put_table(const struct request *q, struct buf *b, enum table_id t)
     buf_printf(b, "{\"name\":\"%s\",\"table\":\"%s_%s_table\",\"exists\":%s,", table_names[t],
                app_common(q->api->app)->user, table_names[t], s ? "true" : "false");
     if (!s) {
-        buf_z(b, "\"id\":null,\"version\":null,\"rows\":0,\"files\":0,\"bytes\":0,\"last_commit_at\":null,\"schema\":null");
+        buf_z(b, "\"id\":null,\"version\":null,\"rows\":0,\"files\":0,\"bytes\":0,\"last_commit_"
+                 "at\":null,\"schema\":null");
     } else {
         char at[25] = "";
         if (s->commit_time_ms > 0)
@@ -601,7 +629,8 @@ static void put_table(const struct request *q, struct buf *b, enum table_id t)
             buf_z(b, "null");
         else
             buf_i64(b, s->rows);
-        buf_printf(b, ",\"files\":%zu,\"bytes\":%llu,\"last_commit_at\":", s->files_n, (unsigned long long)s->bytes);
+        buf_printf(b, ",\"files\":%zu,\"bytes\":%llu,\"last_commit_at\":", s->files_n,
+                   (unsigned long long)s->bytes);
         if (at[0])
             buf_printf(b, "\"%s\"", at);
         else
@@ -635,7 +664,8 @@ static void handle_table(struct request *q, struct str name)
     while (t <= TABLE_DEAD && !str_is(name, table_names[t]))
         t++;
     if (t > TABLE_DEAD) {
-        problem_allowed(q, PROBLEM_UNKNOWN_TABLE, "no table has that name", "\"pin\",\"geo\",\"user\",\"dead\"");
+        problem_allowed(q, PROBLEM_UNKNOWN_TABLE, "no table has that name",
+                        "\"pin\",\"geo\",\"user\",\"dead\"");
         return;
     }
     struct buf b;
@@ -687,8 +717,8 @@ static void set_id(struct request *q)
     bool good = id.n > 0 && id.n < sizeof q->id;
     for (size_t i = 0; i < id.n && good; i++) {
         char c = id.p[i];
-        good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-               c == '-';
+        good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '.' || c == '_' || c == '-';
     }
     if (good)
         memcpy(q->id, id.p, id.n);
@@ -701,7 +731,8 @@ static void dispatch(struct request *q, struct str last)
     enum httpd_method method = q->req->method;
     if (q->route == ROUTES) {
         problem_allowed(q, PROBLEM_NOT_FOUND, "no such path",
-                        "\"/v1/questions\",\"/v1/questions/{name}\",\"/v1/tables\",\"/v1/tables/{table}\",\"/openapi.json\"");
+                        "\"/v1/questions\",\"/v1/questions/{name}\",\"/v1/tables\",\"/v1/tables/"
+                        "{table}\",\"/openapi.json\"");
         return;
     }
     if (method == HTTPD_OPTIONS) {
@@ -709,7 +740,8 @@ static void dispatch(struct request *q, struct str last)
         return;
     }
     if (method != HTTPD_GET && method != HTTPD_HEAD) {
-        problem_allowed(q, PROBLEM_METHOD, "only reading is possible here", "\"GET\",\"HEAD\",\"OPTIONS\"");
+        problem_allowed(q, PROBLEM_METHOD, "only reading is possible here",
+                        "\"GET\",\"HEAD\",\"OPTIONS\"");
         return;
     }
     switch ((enum route_id)q->route) {
@@ -760,11 +792,15 @@ static void on_collect(void *ctx)
     metric_set(a->metrics, M_CONNECTIONS, 0, s.connections);
 }
 
-int api_open(struct app *app, const struct query_config *config, struct catalog *catalog, struct runner *runner,
-             struct api **ret, struct err *e)
+int api_open(struct app *app, const struct query_config *config, struct catalog *catalog,
+             struct runner *runner, struct api **ret, struct err *e)
 {
     struct api *a = MEM_NEW(struct api);
-    *a = (struct api){.app = app, .metrics = app_metrics(app), .config = config, .catalog = catalog, .runner = runner};
+    *a = (struct api){.app = app,
+                      .metrics = app_metrics(app),
+                      .config = config,
+                      .catalog = catalog,
+                      .runner = runner};
     list_init(&a->requests);
     buf_init(&a->openapi, 1 << 20);
     openapi_write(&a->openapi);
@@ -786,7 +822,8 @@ int api_open(struct app *app, const struct query_config *config, struct catalog 
     }
     char host[256];
     unsigned port;
-    (void)option_address(str_of(config->http_listen), host, &port); /* the option's type has checked it */
+    (void)option_address(str_of(config->http_listen), host,
+                         &port); /* the option's type has checked it */
     app_listening("http", host, httpd_port(a->httpd));
     metrics_on_collect(a->metrics, on_collect, a);
     *ret = a;

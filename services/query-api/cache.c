@@ -15,6 +15,8 @@ struct trash {
     size_t n, cap;
     uint64_t last;
     atomic_ullong searches;
+    struct snapshot
+        *all[TABLES]; /* the latest snapshot of each table that was found to have no key twice */
 };
 
 struct trash *trash_new_mt(void)
@@ -29,6 +31,8 @@ void trash_free_mt(struct trash **t)
 {
     if (!*t)
         return;
+    for (unsigned i = 0; i < TABLES; i++)
+        snapshot_unref_mt(&(*t)->all[i]);
     pthread_mutex_destroy(&(*t)->lock);
     mem_free((*t)->numbers);
     mem_free(*t);
@@ -70,7 +74,8 @@ static bool pop(struct trash *t, uint64_t *ret)
     return any;
 }
 
-static int exec_number(struct duck_conn *c, const char *before, uint64_t number, const char *after, struct err *e)
+static int exec_number(struct duck_conn *c, const char *before, uint64_t number, const char *after,
+                       struct err *e)
 {
     char *sql = mem_printf("%s%llu%s", before, (unsigned long long)number, after);
     int rc = duck_exec(c, sql, e);
@@ -106,26 +111,73 @@ static int count(struct duck_conn *c, const char *sql, int64_t *ret, struct err 
 
 #define FILES "read_parquet(getvariable('%s_files'), union_by_name=false, hive_partitioning=false)"
 
+static void remember_all(struct snapshot *s)
+{
+    s->newest = NEWEST_ALL;
+    pthread_mutex_lock(&s->trash->lock);
+    struct snapshot *old = s->trash->all[s->table];
+    s->trash->all[s->table] = snapshot_ref_mt(s);
+    pthread_mutex_unlock(&s->trash->lock);
+    snapshot_unref_mt(&old);
+}
+
+/* How many of the last files were added since a version of the table that had no key twice; 0: nothing is known to build on. */
+static size_t files_added(struct snapshot *s)
+{
+    pthread_mutex_lock(&s->trash->lock);
+    struct snapshot *old = snapshot_ref_mt(s->trash->all[s->table]);
+    pthread_mutex_unlock(&s->trash->lock);
+    bool grown = old && !strcmp(old->id, s->id) && old->files_n > 0 && old->files_n < s->files_n;
+    for (size_t i = 0; grown && i < old->files_n; i++)
+        grown = !strcmp(old->files[i], s->files[i]);
+    size_t n = grown ? s->files_n - old->files_n : 0;
+    snapshot_unref_mt(&old);
+    return n;
+}
+
+/* Rows whose key another row has, or some number above 0 when there are any. A table that only grew is looked at with the new rows in
+ * hand: they are few, and their smallest and largest key leave out most of what is old. */
+static int count_twice(struct snapshot *s, const char *variable, struct duck_conn *c, int64_t *ret,
+                       struct err *e)
+{
+    size_t added = files_added(s);
+    char *sql;
+    if (!added)
+        sql = mem_printf("SELECT count(*) - count(DISTINCT ind) FROM " FILES, variable);
+    else
+        sql = mem_printf(
+            "SELECT (SELECT count(*) - count(DISTINCT ind) FROM "
+            "read_parquet(getvariable('%s_files')[-%zu:])) + "
+            "(SELECT count(*) FROM read_parquet(getvariable('%s_files')[:-%zu]) AS old "
+            "SEMI JOIN read_parquet(getvariable('%s_files')[-%zu:]) AS new ON old.ind = new.ind)",
+            variable, added, variable, added + 1, variable, added);
+    int rc = count(c, sql, ret, e);
+    mem_free(sql);
+    return rc;
+}
+
 static int find(struct snapshot *s, const char *variable, struct duck_conn *c, struct err *e)
 {
     int64_t twice = 0;
     atomic_fetch_add(&s->trash->searches, 1);
-    char *sql = mem_printf("SELECT count(*) - count(DISTINCT ind) FROM " FILES, variable);
-    int rc = count(c, sql, &twice, e);
-    mem_free(sql);
+    int rc = count_twice(s, variable, c, &twice, e);
     if (rc || twice == 0) {
         if (!rc)
-            s->newest = NEWEST_ALL;
+            remember_all(s);
         return rc;
     }
     uint64_t number = trash_number_mt(s->trash);
-    sql = mem_printf(
-        "CREATE TABLE memory.main.losers_%llu AS SELECT file_index AS file, file_row_number AS place FROM ("
-        "SELECT file_index, file_row_number, row_number() OVER (PARTITION BY ind ORDER BY _ingested_at DESC NULLS LAST, "
-        "_source DESC NULLS LAST, _position DESC NULLS LAST, _item DESC NULLS LAST) AS rank FROM " FILES " AS rows "
-        "SEMI JOIN (SELECT ind FROM " FILES " GROUP BY ind HAVING count(*) > 1) AS twice ON rows.ind = twice.ind) "
-        "WHERE rank > 1",
-        (unsigned long long)number, variable, variable);
+    char *sql =
+        mem_printf("CREATE TABLE memory.main.losers_%llu AS SELECT file_index AS file, "
+                   "file_row_number AS place FROM ("
+                   "SELECT file_index, file_row_number, row_number() OVER (PARTITION BY ind "
+                   "ORDER BY _ingested_at DESC NULLS LAST, "
+                   "_source DESC NULLS LAST, _position DESC NULLS LAST, _item DESC NULLS LAST) "
+                   "AS rank FROM " FILES " AS rows "
+                   "SEMI JOIN (SELECT ind FROM " FILES
+                   " GROUP BY ind HAVING count(*) > 1) AS twice ON rows.ind = twice.ind) "
+                   "WHERE rank > 1",
+                   (unsigned long long)number, variable, variable);
     rc = duck_exec(c, sql, e);
     mem_free(sql);
     if (!rc)

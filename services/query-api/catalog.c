@@ -19,12 +19,14 @@
 #define AGE_POLLS 5
 #define AGE_MIN_MS 5000
 
-const char *const table_names[TABLES] = {"pin", "geo", "user", "dead", "batch-pin", "batch-geo", "batch-user"};
-static const char *const path_formats[TABLES] = {"%s_pin_table",  "%s_geo_table", "%s_user_table", "%s_dead_table",
-                                                 "%s_pin_batch", "%s_geo_batch", "%s_user_batch"};
+const char *const table_names[TABLES] = {"pin",       "geo",       "user",      "dead",
+                                         "batch-pin", "batch-geo", "batch-user"};
+static const char *const path_formats[TABLES] = {"%s_pin_table",  "%s_geo_table", "%s_user_table",
+                                                 "%s_dead_table", "%s_pin_batch", "%s_geo_batch",
+                                                 "%s_user_batch"};
 
 struct table {
-    char *name, *path;   /* "demo_pin_table", "delta/demo_pin_table" */
+    char *name, *path;     /* "demo_pin_table", "delta/demo_pin_table" */
     struct delta *delta;   /* the job's */
     uint64_t commit_bytes; /* the job's: size of the latest commit's file; 0: not known */
     struct snapshot *now;
@@ -127,7 +129,8 @@ struct snapshot *snapshot_make_mt(struct store *store, const struct delta *d, en
 static uint64_t commit_bytes(struct catalog *c, const struct table *table)
 {
     uint64_t bytes = 0;
-    char *key = mem_printf("%s/_delta_log/%020lld.json", table->path, (long long)delta_version(table->delta));
+    char *key = mem_printf("%s/_delta_log/%020lld.json", table->path,
+                           (long long)delta_version(table->delta));
     if (store_size(c->store, key, &bytes, NULL))
         bytes = 0;
     mem_free(key);
@@ -153,7 +156,8 @@ static void look_mt(struct catalog *c, enum table_id t)
     uint64_t reads = delta_reads(table->delta);
     int64_t version = delta_version(table->delta);
     f->rc = delta_refresh(table->delta, c->conn, &e);
-    if (f->rc == ERR_CONFLICT) { /* made anew: the state is empty and may not be taken for the old table's */
+    if (f->rc ==
+        ERR_CONFLICT) { /* made anew: the state is empty and may not be taken for the old table's */
         version = -1;
         f->rc = delta_refresh(table->delta, c->conn, &e);
     }
@@ -167,7 +171,8 @@ static void look_mt(struct catalog *c, enum table_id t)
     if (!f->rc && (version < 0 || delta_version(table->delta) != version)) {
         f->snapshot = snapshot_make_mt(c->store, table->delta, t, c->trash);
         if (!f->snapshot)
-            f->rc = err_set(&e, ERR_UNSUPPORTED, "table %s: a file lies outside its folder", table->name);
+            f->rc = err_set(&e, ERR_UNSUPPORTED, "table %s: a file lies outside its folder",
+                            table->name);
     }
     if (f->rc) {
         /* What cannot be read may have been applied half: the next try begins from nothing, unless the log was merely out of reach. */
@@ -212,8 +217,10 @@ static void take(struct catalog *c, enum table_id t, struct found *f)
     metric_add(c->metrics, f->rc ? M_REFRESH_FAILURES : M_REFRESHES, 0, 1);
     if (f->rc) {
         if (!table->trouble[0])
-            LOG(WARN, "table_unreadable", KV_STR("table", table->name), KV_ERR(f->rc), KV_STR("detail", f->text));
-        snprintf(table->trouble, sizeof table->trouble, "%s", f->text[0] ? f->text : err_name(f->rc));
+            LOG(WARN, "table_unreadable", KV_STR("table", table->name), KV_ERR(f->rc),
+                KV_STR("detail", f->text));
+        snprintf(table->trouble, sizeof table->trouble, "%s",
+                 f->text[0] ? f->text : err_name(f->rc));
         return;
     }
     if (table->trouble[0])
@@ -228,9 +235,11 @@ static void take(struct catalog *c, enum table_id t, struct found *f)
     if (!f->snapshot)
         return;
     if (!table->now)
-        LOG(INFO, "table_found", KV_STR("table", table->name), KV_INT("version", f->snapshot->version));
+        LOG(INFO, "table_found", KV_STR("table", table->name),
+            KV_INT("version", f->snapshot->version));
     else if (strcmp(table->now->id, f->snapshot->id) != 0)
-        LOG(INFO, "table_made_anew", KV_STR("table", table->name), KV_INT("version", f->snapshot->version));
+        LOG(INFO, "table_made_anew", KV_STR("table", table->name),
+            KV_INT("version", f->snapshot->version));
     snapshot_unref_mt(&table->now);
     table->now = f->snapshot;
     f->snapshot = NULL;
@@ -333,12 +342,14 @@ static void on_collect(void *ctx)
         metric_set(c->metrics, M_ROWS, t, s && s->rows > 0 ? (double)s->rows : 0);
         metric_set(c->metrics, M_FILES, t, s ? (double)s->files_n : 0);
         metric_set(c->metrics, M_COMMITTED, t, s ? (double)s->commit_time_ms / 1000 : 0);
-        metric_set(c->metrics, M_AGE, t, table->checked_ms ? (double)(clock_ms() - table->checked_ms) / 1000 : 0);
+        metric_set(c->metrics, M_AGE, t,
+                   table->checked_ms ? (double)(clock_ms() - table->checked_ms) / 1000 : 0);
     }
 }
 
-struct catalog *catalog_open(struct app *app, const struct query_config *config, struct store *store,
-                             struct duck_conn *conn, struct trash *trash, struct err *e)
+struct catalog *catalog_open(struct app *app, const struct query_config *config,
+                             struct store *store, struct duck_conn *conn, struct trash *trash,
+                             struct err *e)
 {
     struct catalog *c = MEM_NEW(struct catalog);
     *c = (struct catalog){.app = app,
@@ -357,8 +368,8 @@ struct catalog *catalog_open(struct app *app, const struct query_config *config,
     c->work = work_open(app_loop(app), 1, 0);
     app_ready_set(app, "lake", false, "the tables are being read");
     metrics_on_collect(c->metrics, on_collect, c);
-    if (config->announce_from[0] &&
-        bus_sub_open(app_loop(app), config->announce_from, on_announcement, on_publishers, c, &c->sub, e)) {
+    if (config->announce_from[0] && bus_sub_open(app_loop(app), config->announce_from,
+                                                 on_announcement, on_publishers, c, &c->sub, e)) {
         catalog_close(c);
         catalog_free(&c);
         return NULL;
@@ -436,7 +447,9 @@ void catalog_dump(const struct catalog *c, struct buf *out)
         const struct snapshot *s = table->now;
         if (t > TABLE_DEAD && !s)
             continue;
-        buf_printf(out, "%s\"%s\":{\"table\":\"%s\",\"version\":%lld,\"rows\":%lld,\"files\":%zu,\"reads\":%llu,\"checked_ms_ago\":%lld,\"trouble\":",
+        buf_printf(out,
+                   "%s\"%s\":{\"table\":\"%s\",\"version\":%lld,\"rows\":%lld,\"files\":%zu,"
+                   "\"reads\":%llu,\"checked_ms_ago\":%lld,\"trouble\":",
                    first ? "" : ",", table_names[t], table->name, s ? (long long)s->version : -1,
                    s ? (long long)s->rows : 0, s ? s->files_n : 0, (unsigned long long)table->reads,
                    table->checked_ms ? (long long)(clock_ms() - table->checked_ms) : -1);

@@ -17,7 +17,8 @@ static void put_problems(struct buf *b, const enum problem *list, size_t n)
                 buf_printf(b, "%s%s", first ? "" : "; ", problem_defs[list[k]].title);
                 first = 0;
             }
-        buf_z(b, "\",\"content\":{\"application/problem+json\":{\"schema\":{\"$ref\":\"#/components/schemas/Problem\"}}}}");
+        buf_z(b, "\",\"content\":{\"application/problem+json\":{\"schema\":{\"$ref\":\"#/"
+                 "components/schemas/Problem\"}}}}");
     }
 }
 
@@ -35,9 +36,12 @@ static void put_param(struct buf *b, const struct question *q, enum param_id id)
         if (id != PARAM_FORMAT) /* without it the Accept field decides */
             buf_printf(b, ",\"default\":\"%s\"", d->values[0]);
     } else if (id == PARAM_VERSION) {
-        buf_z(b, "\"type\":\"string\",\"pattern\":\"^(pin|geo|user):[0-9]+(,(pin|geo|user):[0-9]+)*$\"");
+        buf_z(
+            b,
+            "\"type\":\"string\",\"pattern\":\"^(pin|geo|user):[0-9]+(,(pin|geo|user):[0-9]+)*$\"");
     } else {
-        buf_printf(b, "\"type\":\"integer\",\"minimum\":%lld,\"maximum\":%lld", (long long)d->min, (long long)d->max);
+        buf_printf(b, "\"type\":\"integer\",\"minimum\":%lld,\"maximum\":%lld", (long long)d->min,
+                   (long long)d->max);
         if (id == PARAM_FROM || id == PARAM_TO)
             buf_printf(b, ",\"default\":%d", id == PARAM_FROM ? q->from : q->to);
     }
@@ -60,12 +64,14 @@ static void put_row_schema(struct buf *b, const struct question *q)
 
 static void put_question(struct buf *b, const struct question *q)
 {
-    static const enum problem possible[] = {PROBLEM_UNKNOWN_PARAMETER, PROBLEM_BAD_VALUE,     PROBLEM_NO_SUCH_TABLE,
-                                            PROBLEM_NOT_ACCEPTABLE,    PROBLEM_VERSION_GONE,  PROBLEM_TOO_MANY_ROWS,
-                                            PROBLEM_INTERNAL,          PROBLEM_BUSY,          PROBLEM_STARTING,
-                                            PROBLEM_TABLE_UNAVAILABLE, PROBLEM_DRAINING,      PROBLEM_TIMEOUT,
-                                            PROBLEM_OUT_OF_MEMORY,     PROBLEM_SPILL_FULL};
-    buf_printf(b, ",\n\"%s%s\":{\"get\":{\"operationId\":\"%s\",\"summary\":", routes[ROUTE_QUESTION].path, q->name, q->name);
+    static const enum problem possible[] = {
+        PROBLEM_UNKNOWN_PARAMETER, PROBLEM_BAD_VALUE,    PROBLEM_NO_SUCH_TABLE,
+        PROBLEM_NOT_ACCEPTABLE,    PROBLEM_VERSION_GONE, PROBLEM_TOO_MANY_ROWS,
+        PROBLEM_INTERNAL,          PROBLEM_BUSY,         PROBLEM_STARTING,
+        PROBLEM_TABLE_UNAVAILABLE, PROBLEM_DRAINING,     PROBLEM_TIMEOUT,
+        PROBLEM_OUT_OF_MEMORY,     PROBLEM_SPILL_FULL};
+    buf_printf(b, ",\n\"%s%s\":{\"get\":{\"operationId\":\"%s\",\"summary\":",
+               routes[ROUTE_QUESTION].path, q->name, q->name);
     buf_json(b, str_of(q->title));
     buf_z(b, ",\"parameters\":[");
     bool first = true;
@@ -76,12 +82,17 @@ static void put_question(struct buf *b, const struct question *q)
             first = false;
         }
     buf_z(b, "],\"responses\":{\"200\":{\"description\":\"The answer\",\"headers\":{"
-             "\"Sluice-Table-Versions\":{\"description\":\"the versions that were read\",\"schema\":{\"type\":\"string\"}},"
-             "\"ETag\":{\"schema\":{\"type\":\"string\"}}},\"content\":{\"application/json\":{\"schema\":{\"type\":\"object\",\"properties\":{"
-             "\"meta\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"data\":{\"type\":\"array\",\"items\":");
+             "\"Sluice-Table-Versions\":{\"description\":\"the versions that were "
+             "read\",\"schema\":{\"type\":\"string\"}},"
+             "\"ETag\":{\"schema\":{\"type\":\"string\"}}},\"content\":{\"application/"
+             "json\":{\"schema\":{\"type\":\"object\",\"properties\":{"
+             "\"meta\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"data\":{\"type\":"
+             "\"array\",\"items\":");
     put_row_schema(b, q);
-    buf_z(b, "},\"rows\":{\"type\":\"integer\"},\"statistics\":{\"type\":\"object\"}},\"required\":[\"meta\",\"data\",\"rows\",\"statistics\"]}},"
-             "\"application/x-ndjson\":{\"schema\":{\"type\":\"string\"}},\"text/csv\":{\"schema\":{\"type\":\"string\"}}}},"
+    buf_z(b, "},\"rows\":{\"type\":\"integer\"},\"statistics\":{\"type\":\"object\"}},\"required\":"
+             "[\"meta\",\"data\",\"rows\",\"statistics\"]}},"
+             "\"application/x-ndjson\":{\"schema\":{\"type\":\"string\"}},\"text/"
+             "csv\":{\"schema\":{\"type\":\"string\"}}}},"
              "\"304\":{\"description\":\"The answer that the client has is still the answer\"}");
     put_problems(b, possible, sizeof possible / sizeof *possible);
     buf_z(b, "}}}");
@@ -97,13 +108,16 @@ static void put_plain(struct buf *b, enum route_id id)
     buf_printf(b, "\":{\"get\":{\"operationId\":\"%s\",\"summary\":", r->name);
     buf_json(b, str_of(r->summary));
     if (r->path_parameter) {
-        buf_printf(b, ",\"parameters\":[{\"name\":\"%s\",\"in\":\"path\",\"required\":true,\"schema\":{\"type\":\"string\",\"enum\":[",
+        buf_printf(b,
+                   ",\"parameters\":[{\"name\":\"%s\",\"in\":\"path\",\"required\":true,\"schema\":"
+                   "{\"type\":\"string\",\"enum\":[",
                    r->path_parameter);
         for (unsigned t = 0; t <= TABLE_DEAD; t++)
             buf_printf(b, "%s\"%s\"", t ? "," : "", table_names[t]);
         buf_z(b, "]}}]");
     }
-    buf_z(b, ",\"responses\":{\"200\":{\"description\":\"OK\",\"content\":{\"application/json\":{\"schema\":{\"type\":\"object\"}}}}");
+    buf_z(b, ",\"responses\":{\"200\":{\"description\":\"OK\",\"content\":{\"application/"
+             "json\":{\"schema\":{\"type\":\"object\"}}}}");
     unsigned skip = r->path_parameter ? 0 : 1;
     put_problems(b, possible + skip, sizeof possible / sizeof *possible - skip);
     buf_z(b, "}}}");
@@ -111,19 +125,24 @@ static void put_plain(struct buf *b, enum route_id id)
 
 void openapi_write(struct buf *out)
 {
-    buf_z(out, "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"Sluice query API\",\"version\":\"1\",\"license\":{\"name\":\"Apache-2.0\","
-               "\"identifier\":\"Apache-2.0\"},\"description\":\"Answers to questions about posts, from Delta tables.\"},\n\"paths\":{");
+    buf_z(out, "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"Sluice query "
+               "API\",\"version\":\"1\",\"license\":{\"name\":\"Apache-2.0\","
+               "\"identifier\":\"Apache-2.0\"},\"description\":\"Answers to questions about posts, "
+               "from Delta tables.\"},\n\"paths\":{");
     put_plain(out, ROUTE_QUESTIONS);
     for (unsigned i = 0; i < QUESTIONS; i++)
         put_question(out, &questions[i]);
     put_plain(out, ROUTE_TABLES);
     put_plain(out, ROUTE_TABLE);
     put_plain(out, ROUTE_OPENAPI);
-    buf_z(out, "},\n\"components\":{\"schemas\":{\"Problem\":{\"type\":\"object\",\"description\":\"RFC 9457\",\"properties\":{"
+    buf_z(out, "},\n\"components\":{\"schemas\":{\"Problem\":{\"type\":\"object\",\"description\":"
+               "\"RFC 9457\",\"properties\":{"
                "\"type\":{\"type\":\"string\",\"enum\":[");
     for (unsigned i = 0; i < PROBLEMS; i++)
         buf_printf(out, "%s\"urn:sluice:problem:%s\"", i ? "," : "", problem_defs[i].type);
-    buf_z(out, "]},\"title\":{\"type\":\"string\"},\"status\":{\"type\":\"integer\"},\"detail\":{\"type\":\"string\"},"
-               "\"instance\":{\"type\":\"string\"},\"allowed\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}}},"
+    buf_z(out, "]},\"title\":{\"type\":\"string\"},\"status\":{\"type\":\"integer\"},\"detail\":{"
+               "\"type\":\"string\"},"
+               "\"instance\":{\"type\":\"string\"},\"allowed\":{\"type\":\"array\",\"items\":{"
+               "\"type\":\"string\"}}},"
                "\"required\":[\"type\",\"title\",\"status\",\"detail\"]}}}}\n");
 }

@@ -20,7 +20,7 @@
 
 struct query_config {
     const char *http_listen, *cors_origins, *lake_url, *announce_from, *spill_dir;
-    uint64_t poll_interval, timeout, request_timeout;      /* ms */
+    uint64_t poll_interval, timeout, request_timeout;              /* ms */
     uint64_t memory, spill_max, body_max, headers_max, answer_max; /* bytes */
     int64_t threads, parallel, rows_max, queue_max, connections_max;
     bool h2c;
@@ -67,7 +67,7 @@ enum table_id {
     TABLE_BATCH_USER,
     TABLES
 };
-#define ASKED_TABLES 3 /* what a question may read: pin, geo, user */
+#define ASKED_TABLES 3                        /* what a question may read: pin, geo, user */
 extern const char *const table_names[TABLES]; /* "pin", …, "batch-user" */
 
 enum newest_state { NEWEST_UNKNOWN, NEWEST_ALL, NEWEST_LOSERS }; /* ALL: no key has two rows */
@@ -94,7 +94,7 @@ void snapshot_unref_mt(struct snapshot **s); /* NULL is fine */
 /* ---- catalog ---- */
 
 struct catalog;
-struct table_view { /* what is known of a table now */
+struct table_view {            /* what is known of a table now */
     struct snapshot *snapshot; /* not counted for the caller; NULL: no such table */
     bool known;                /* the log was read, or found to be absent, at least once */
     uint64_t checked_ms;       /* clock_ms of the last time that it was; 0: never */
@@ -102,8 +102,9 @@ struct table_view { /* what is known of a table now */
 };
 typedef void catalog_change_fn(void *ctx, enum table_id table);
 /* `conn` reads checkpoints in the catalog's own thread; `store` is shared. Both outlive catalog_free. */
-struct catalog *catalog_open(struct app *app, const struct query_config *config, struct store *store,
-                             struct duck_conn *conn, struct trash *trash, struct err *e);
+struct catalog *catalog_open(struct app *app, const struct query_config *config,
+                             struct store *store, struct duck_conn *conn, struct trash *trash,
+                             struct err *e);
 void catalog_close(struct catalog *c); /* no more reading; what runs ends by itself */
 void catalog_free(struct catalog **c); /* after the loop */
 void catalog_get(const struct catalog *c, enum table_id table, struct table_view *ret);
@@ -135,8 +136,9 @@ enum param_id {
 };
 struct param_def {
     const char *name, *help;
-    const char *const *values; /* a closed set, up to NULL; the first is the default; NULL: a number or the version's form */
-    int64_t min, max;          /* of a number */
+    const char *const *
+        values; /* a closed set, up to NULL; the first is the default; NULL: a number or the version's form */
+    int64_t min, max; /* of a number */
     const char *example;
 };
 extern const struct param_def param_defs[PARAMS];
@@ -188,8 +190,8 @@ struct answer { /* a growing text in one format */
     unsigned columns;
     int64_t n;
 };
-void answer_begin(struct answer *a, enum format format, struct buf *out, const struct duck_rows *rows,
-                  unsigned columns);
+void answer_begin(struct answer *a, enum format format, struct buf *out,
+                  const struct duck_rows *rows, unsigned columns);
 void answer_row(struct answer *a);
 /* `statistics`: JSON members without their braces; only JSON carries them. */
 void answer_end(struct answer *a, struct str statistics);
@@ -201,7 +203,7 @@ void answer_timestamp(struct buf *out, int64_t us, bool quoted);
 /* DuckDB tables that no snapshot needs any more, to be dropped by whoever has a connection. Outlives all snapshots. */
 struct trash *trash_new_mt(void);
 void trash_free_mt(struct trash **t);
-uint64_t trash_number_mt(struct trash *t); /* a name that was never used */
+uint64_t trash_number_mt(struct trash *t);   /* a name that was never used */
 uint64_t trash_searches_mt(struct trash *t); /* how often newest_find_mt had to look */
 void trash_put_mt(struct trash *t, uint64_t losers);
 void trash_empty_mt(struct trash *t, struct duck_conn *c);
@@ -222,19 +224,23 @@ struct run_result {
     struct buf *out;  /* the answer; the callee may steal its bytes */
     int64_t rows;
     uint64_t elapsed_us;
-    struct snapshot *snapshots[ASKED_TABLES]; /* what was read; NULL: no such table, or not asked for */
+    struct snapshot
+        *snapshots[ASKED_TABLES]; /* what was read; NULL: no such table, or not asked for */
 };
 typedef void run_done_fn(void *ctx, const struct run_result *res);
-int runner_open(struct app *app, const struct query_config *config, struct store *store, struct runner **ret,
-                struct err *e);
-void runner_stop(struct runner *r);  /* ends all runs without their callbacks; interrupts what runs */
+int runner_open(struct app *app, const struct query_config *config, struct store *store,
+                struct runner **ret, struct err *e);
+void runner_stop(
+    struct runner *r); /* ends all runs without their callbacks; interrupts what runs */
 void runner_free(struct runner **r); /* after the loop */
 struct trash *runner_trash(struct runner *r);
-int runner_connect(struct runner *r, struct duck_conn **ret, struct err *e); /* for the catalog; the runner closes it */
+int runner_connect(struct runner *r, struct duck_conn **ret,
+                   struct err *e); /* for the catalog; the runner closes it */
 /* `snapshots` (by ASKED_TABLES; NULL: no such table, or a version to be read first) are counted by the runner itself. done runs
  * once, later; ERR_BUSY: the queue is full, and done never runs. */
-int runner_start(struct runner *r, const struct ask *ask, struct snapshot *const snapshots[ASKED_TABLES],
-                 uint64_t data_age_ms, run_done_fn *done, void *ctx, struct run **ret);
+int runner_start(struct runner *r, const struct ask *ask,
+                 struct snapshot *const snapshots[ASKED_TABLES], uint64_t data_age_ms,
+                 run_done_fn *done, void *ctx, struct run **ret);
 /* done will not run; what waits is taken out, what runs is interrupted. NULL is fine. Sets *run to NULL. */
 void runner_cancel(struct runner *r, struct run **run);
 unsigned runner_running(const struct runner *r);
@@ -281,8 +287,8 @@ struct problem_def {
 extern const struct problem_def problem_defs[PROBLEMS];
 
 struct api;
-int api_open(struct app *app, const struct query_config *config, struct catalog *catalog, struct runner *runner,
-             struct api **ret, struct err *e);
+int api_open(struct app *app, const struct query_config *config, struct catalog *catalog,
+             struct runner *runner, struct api **ret, struct err *e);
 void api_drain(struct api *a); /* calls app_drained when the last request is answered */
 void api_close(struct api *a);
 void api_free(struct api **a); /* after the loop */

@@ -8,8 +8,9 @@
 
 #define SQL(symbol, file)                                                                          \
     extern const char sql_##symbol[], sql_##symbol##_end[];                                        \
-    __asm__(".pushsection .rodata\n.global sql_" #symbol "\nsql_" #symbol ":\n.incbin \"query-api/sql/" file \
-            ".sql\"\n.global sql_" #symbol "_end\nsql_" #symbol "_end:\n.byte 0\n.popsection\n")
+    __asm__(".pushsection .rodata\n.global sql_" #symbol "\nsql_" #symbol                          \
+            ":\n.incbin \"query-api/sql/" file ".sql\"\n.global sql_" #symbol "_end\nsql_" #symbol \
+            "_end:\n.byte 0\n.popsection\n")
 SQL(category_by_country, "popular-category-by-country");
 SQL(posts_by_year, "category-posts-by-year");
 SQL(user_by_country, "top-user-by-country");
@@ -24,7 +25,8 @@ SQL(followers_by_year_age, "median-followers-by-joining-year-and-age");
 #define PIN_USER (1u << TABLE_PIN | 1u << TABLE_USER)
 #define YEARS (1u << PARAM_FROM | 1u << PARAM_TO)
 #define ALWAYS                                                                                     \
-    (1u << PARAM_DEDUP | 1u << PARAM_LIMIT | 1u << PARAM_VERSION | 1u << PARAM_TABLES | 1u << PARAM_FORMAT)
+    (1u << PARAM_DEDUP | 1u << PARAM_LIMIT | 1u << PARAM_VERSION | 1u << PARAM_TABLES |            \
+     1u << PARAM_FORMAT)
 
 const struct question questions[QUESTIONS] = {
     {.name = "popular-category-by-country",
@@ -89,7 +91,9 @@ const struct question questions[QUESTIONS] = {
      .sql_end = sql_followers_by_year_end},
     {.name = "median-followers-by-joining-year-and-age",
      .title = "The median follower count of users by the year in which they joined and age group",
-     .columns = {{"age_group", "VARCHAR"}, {"post_year", "BIGINT"}, {"median_follower_count", "DOUBLE"}},
+     .columns = {{"age_group", "VARCHAR"},
+                 {"post_year", "BIGINT"},
+                 {"median_follower_count", "DOUBLE"}},
      .tables = PIN_USER,
      .params = YEARS | 1u << PARAM_MEDIAN,
      .from = 2015,
@@ -110,20 +114,22 @@ static const char *const format_values[] = {"json", "ndjson", "csv", NULL};
 
 const struct param_def param_defs[PARAMS] = {
     [PARAM_FROM] = {"from", "first calendar year (UTC)", .min = 1, .max = 9999, .example = "2018"},
-    [PARAM_TO] = {"to", "last calendar year (UTC), included", .min = 1, .max = 9999, .example = "2020"},
+    [PARAM_TO] = {"to", "last calendar year (UTC), included", .min = 1, .max = 9999,
+                  .example = "2020"},
     [PARAM_DEDUP] = {"dedup", "on: of each ind only the newest row; off: every row", dedup_values,
                      .example = "off"},
-    [PARAM_MEDIAN] = {"median", "between the two middle values, or the lower of them", median_values,
-                      .example = "lower"},
+    [PARAM_MEDIAN] = {"median", "between the two middle values, or the lower of them",
+                      median_values, .example = "lower"},
     [PARAM_TOP] = {"top", "1: only each year's winners, ties kept", top_values, .example = "1"},
-    [PARAM_DISTINCT] = {"distinct", "person: each user_name, age and date_joined once", distinct_values,
-                        .example = "person"},
+    [PARAM_DISTINCT] = {"distinct", "person: each user_name, age and date_joined once",
+                        distinct_values, .example = "person"},
     [PARAM_LIMIT] = {"limit", "at most so many rows of the answer (left out: all)", .min = 0,
                      .max = INT32_MAX, .example = "3"},
-    [PARAM_VERSION] = {"version", "versions of the tables, as pin:412,geo:410; a table left out: its latest",
+    [PARAM_VERSION] = {"version",
+                       "versions of the tables, as pin:412,geo:410; a table left out: its latest",
                        .example = "pin:0"},
-    [PARAM_TABLES] = {"tables", "the tables that the stream fills, or those of the batch", tables_values,
-                      .example = "stream"},
+    [PARAM_TABLES] = {"tables", "the tables that the stream fills, or those of the batch",
+                      tables_values, .example = "stream"},
     [PARAM_FORMAT] = {"format", "goes before the Accept header", format_values, .example = "csv"},
 };
 
@@ -155,7 +161,8 @@ static int bad_value(struct ask_fault *f, enum param_id id, struct str value)
             p += n, left -= (size_t)n;
         }
     } else if (id == PARAM_VERSION) {
-        snprintf(p, left, "tables of the question, each once, with a version: pin:412,geo:410,user:388");
+        snprintf(p, left,
+                 "tables of the question, each once, with a version: pin:412,geo:410,user:388");
     } else {
         snprintf(p, left, "a whole number from %lld to %lld", (long long)d->min, (long long)d->max);
     }
@@ -188,7 +195,8 @@ static int read_versions(struct ask *ask, struct str v, struct ask_fault *f)
     while (str_next(&rest, ',', &part)) {
         uint64_t version;
         unsigned t = 0;
-        if (!str_next(&part, ':', &table) || !part.p || str_u64(part, &version) || version > INT64_MAX)
+        if (!str_next(&part, ':', &table) || !part.p || str_u64(part, &version) ||
+            version > INT64_MAX)
             return bad_value(f, PARAM_VERSION, v);
         while (t < ASKED_TABLES && !str_is(table, table_names[t]))
             t++;
@@ -242,7 +250,8 @@ static int read_pair(struct ask *ask, struct str pair, unsigned *seen, struct as
         return ERR_BAD_DATA;
     }
     struct str value = str_make(text, n);
-    (void)str_next(&value, '=', &name); /* an empty pair has the empty name, which is none of ours */
+    (void)str_next(&value, '=',
+                   &name); /* an empty pair has the empty name, which is none of ours */
     for (unsigned id = 0; id < PARAMS; id++) {
         if (!str_is(name, param_defs[id].name) || !question_takes(ask->question, id))
             continue;
@@ -254,14 +263,16 @@ static int read_pair(struct ask *ask, struct str pair, unsigned *seen, struct as
         *seen |= 1u << id;
         return read_param(ask, id, value, f);
     }
-    snprintf(f->name, sizeof f->name, "%.*s", (int)(name.n > 60 ? 60 : name.n), name.p ? name.p : "");
+    snprintf(f->name, sizeof f->name, "%.*s", (int)(name.n > 60 ? 60 : name.n),
+             name.p ? name.p : "");
     return ERR_BAD_DATA;
 }
 
 int ask_parse(struct ask *ask, const struct question *q, struct str query, struct ask_fault *f)
 {
     *f = (struct ask_fault){0};
-    *ask = (struct ask){.question = q, .from = q->from, .to = q->to, .limit = -1, .versions = {-1, -1, -1}};
+    *ask = (struct ask){
+        .question = q, .from = q->from, .to = q->to, .limit = -1, .versions = {-1, -1, -1}};
     unsigned seen = 0;
     struct str pair;
     while (query.n && str_next(&query, '&', &pair)) {
@@ -292,8 +303,8 @@ void ask_canonical(const struct ask *a, struct buf *out)
         buf_printf(out, "&top=%s", top_values[a->top]);
     if (question_takes(q, PARAM_DISTINCT))
         buf_printf(out, "&distinct=%s", distinct_values[a->person]);
-    buf_printf(out, "&dedup=%s&tables=%s&format=%s", dedup_values[a->dedup_off], tables_values[a->batch],
-               format_names[a->format]);
+    buf_printf(out, "&dedup=%s&tables=%s&format=%s", dedup_values[a->dedup_off],
+               tables_values[a->batch], format_names[a->format]);
     if (a->limit >= 0)
         buf_printf(out, "&limit=%lld", (long long)a->limit);
 }
@@ -301,9 +312,10 @@ void ask_canonical(const struct ask *a, struct buf *out)
 /* How well a media range of an Accept field fits a format: 3 exactly, 2 by its type, 1 by anything, 0 not at all. */
 static int fits(struct str range, enum format f)
 {
-    static const char *const names[FORMATS][3] = {{"application/json", "application/json", "application/*"},
-                                                  {"application/x-ndjson", "application/ndjson", "application/*"},
-                                                  {"text/csv", "text/csv", "text/*"}};
+    static const char *const names[FORMATS][3] = {
+        {"application/json", "application/json", "application/*"},
+        {"application/x-ndjson", "application/ndjson", "application/*"},
+        {"text/csv", "text/csv", "text/*"}};
     if (str_ieq(range, str_of(names[f][0])) || str_ieq(range, str_of(names[f][1])))
         return 3;
     if (str_ieq(range, str_of(names[f][2])))

@@ -145,10 +145,12 @@ static int make_view(struct run *run, struct slot *slot, unsigned t)
     }
     if (slot->viewed[t] && slot->losers[t] == losers)
         return 0;
-    char *out = losers ? mem_printf(" ANTI JOIN memory.main.losers_%llu AS l ON r.file_index = l.file AND r.file_row_number = l.place",
+    char *out = losers ? mem_printf(" ANTI JOIN memory.main.losers_%llu AS l ON r.file_index = "
+                                    "l.file AND r.file_row_number = l.place",
                                     (unsigned long long)losers)
                        : mem_strdup("");
-    char *sql = mem_printf("CREATE OR REPLACE TEMP VIEW \"%s\" AS SELECT r.* FROM read_parquet(getvariable('%s_files'), "
+    char *sql = mem_printf("CREATE OR REPLACE TEMP VIEW \"%s\" AS SELECT r.* FROM "
+                           "read_parquet(getvariable('%s_files'), "
                            "union_by_name=false, hive_partitioning=false) AS r%s",
                            table_names[t], table_names[t], out);
     slot->viewed[t] = false;
@@ -163,7 +165,8 @@ static int make_view(struct run *run, struct slot *slot, unsigned t)
 static int load_version(struct run *run, struct slot *slot, unsigned t)
 {
     const char *user = app_common(run->runner->app)->user;
-    char *path = mem_printf("delta/%s_%s_%s", user, table_names[t], run->ask.batch ? "batch" : "table");
+    char *path =
+        mem_printf("delta/%s_%s_%s", user, table_names[t], run->ask.batch ? "batch" : "table");
     struct delta *d = delta_new(run->runner->store, path);
     int rc = delta_load_at(d, slot->conn, run->ask.versions[t], &run->e);
     if (!rc) {
@@ -215,7 +218,8 @@ static int bind_ask(struct duck_stmt *s, const struct ask *a)
 static void put_statistics(struct run *run, struct buf *b)
 {
     int64_t read = 0;
-    buf_printf(b, "\"elapsed_ms\":%.3f,\"table_versions\":{", (double)(clock_us() - run->started_us) / 1000);
+    buf_printf(b, "\"elapsed_ms\":%.3f,\"table_versions\":{",
+               (double)(clock_us() - run->started_us) / 1000);
     bool first = true;
     for (unsigned t = 0; t < ASKED_TABLES; t++) {
         const struct snapshot *s = run->snapshots[t];
@@ -250,8 +254,10 @@ static int collect(struct run *run, struct duck_rows *rows)
         if (run->ask.limit >= 0 && a.n >= run->ask.limit)
             break;
         if (a.n >= config->rows_max)
-            return err_set(&run->e, ERR_TOO_LARGE, "the answer has more than %lld rows (query.rows.max); limit= asks for fewer",
-                           (long long)config->rows_max);
+            return err_set(
+                &run->e, ERR_TOO_LARGE,
+                "the answer has more than %lld rows (query.rows.max); limit= asks for fewer",
+                (long long)config->rows_max);
         answer_row(&a);
         if (run->out.overflow)
             break;
@@ -267,8 +273,10 @@ static int collect(struct run *run, struct duck_rows *rows)
     buf_deinit(&statistics);
     run->rows = a.n;
     if (run->out.overflow)
-        return err_set(&run->e, ERR_TOO_LARGE, "the answer is larger than %llu bytes (answer.max); limit= asks for fewer rows",
-                       (unsigned long long)config->answer_max);
+        return err_set(
+            &run->e, ERR_TOO_LARGE,
+            "the answer is larger than %llu bytes (answer.max); limit= asks for fewer rows",
+            (unsigned long long)config->answer_max);
     return 0;
 }
 
@@ -325,15 +333,18 @@ static void finish(struct run *run)
     if (run->rc && stop != RUN_OK)
         res.end = (enum run_end)stop;
     else if (run->rc)
-        res.end = RUN_FAILED, res.rc = run->rc, res.text = run->e.text, res.failed_table = run->failed_table;
+        res.end = RUN_FAILED, res.rc = run->rc, res.text = run->e.text,
+        res.failed_table = run->failed_table;
     res.out = &run->out;
     res.rows = run->rows;
     res.elapsed_us = run->elapsed_us;
     for (unsigned t = 0; t < ASKED_TABLES; t++)
         res.snapshots[t] = run->ask.question->tables >> t & 1 ? run->snapshots[t] : NULL;
-    static const char *const reasons[] = {[RUN_TIMEOUT] = "timeout", [RUN_LEFT] = "left", [RUN_STOPPED] = "stopped"};
+    static const char *const reasons[] = {
+        [RUN_TIMEOUT] = "timeout", [RUN_LEFT] = "left", [RUN_STOPPED] = "stopped"};
     if (res.end == RUN_TIMEOUT || res.end == RUN_LEFT || res.end == RUN_STOPPED)
-        metric_add(r->metrics, M_CANCELLED, metric_series(r->metrics, M_CANCELLED, reasons[res.end], NULL), 1);
+        metric_add(r->metrics, M_CANCELLED,
+                   metric_series(r->metrics, M_CANCELLED, reasons[res.end], NULL), 1);
     if (res.end == RUN_OK) {
         unsigned q = (unsigned)(run->ask.question - questions);
         metric_observe(r->metrics, M_QUERY_SECONDS, q, (double)res.elapsed_us / 1e6);
@@ -392,8 +403,9 @@ static void on_time(void *ctx)
         finish(run);
 }
 
-int runner_start(struct runner *r, const struct ask *ask, struct snapshot *const snapshots[ASKED_TABLES],
-                 uint64_t data_age_ms, run_done_fn *done, void *ctx, struct run **ret)
+int runner_start(struct runner *r, const struct ask *ask,
+                 struct snapshot *const snapshots[ASKED_TABLES], uint64_t data_age_ms,
+                 run_done_fn *done, void *ctx, struct run **ret)
 {
     struct run *run = MEM_NEW(struct run);
     *run = (struct run){.runner = r,
@@ -482,8 +494,8 @@ static void sweep(const char *base)
         if (!str_starts(name, STR(FOLDER_PREFIX)))
             continue;
         name = str_make(name.p + strlen(FOLDER_PREFIX), name.n - strlen(FOLDER_PREFIX));
-        if (!str_next(&name, '-', &pid) || str_u64(pid, &number) || number > INT32_MAX || !kill((pid_t)number, 0) ||
-            errno != ESRCH)
+        if (!str_next(&name, '-', &pid) || str_u64(pid, &number) || number > INT32_MAX ||
+            !kill((pid_t)number, 0) || errno != ESRCH)
             continue;
         char *path = mem_printf("%s/%s", base, en->d_name);
         remove_folder(path);
@@ -504,7 +516,8 @@ static int make_folder(struct runner *r, struct err *e)
     r->folder = mem_printf("%s/" FOLDER_PREFIX "%d-XXXXXX", base, (int)getpid());
     if (mkdtemp(r->folder))
         return 0;
-    int rc = err_set(e, ERR_IO, "spill.dir: no folder can be made in %s: %s", base, strerror(errno));
+    int rc =
+        err_set(e, ERR_IO, "spill.dir: no folder can be made in %s: %s", base, strerror(errno));
     mem_free(r->folder);
     r->folder = NULL;
     return rc;
@@ -537,7 +550,8 @@ static int write_schema(struct runner *r, enum dataset_id id, struct err *e)
     memcpy(columns, d->columns, d->columns_n * sizeof *columns);
     memcpy(columns + d->columns_n, provenance_columns, sizeof provenance_columns);
     r->schemas[id] = mem_printf("%s/%s.parquet", r->folder, d->name);
-    return parquet_write_empty(r->slots[0].conn, r->schemas[id], columns, d->columns_n + PROVENANCE_COLUMNS, e);
+    return parquet_write_empty(r->slots[0].conn, r->schemas[id], columns,
+                               d->columns_n + PROVENANCE_COLUMNS, e);
 }
 
 static void on_collect(void *ctx)
@@ -550,8 +564,8 @@ static void on_collect(void *ctx)
     metric_set(r->metrics, M_DUCK_MEMORY_MAX, 0, (double)r->config->memory);
 }
 
-int runner_open(struct app *app, const struct query_config *config, struct store *store, struct runner **ret,
-                struct err *e)
+int runner_open(struct app *app, const struct query_config *config, struct store *store,
+                struct runner **ret, struct err *e)
 {
     struct runner *r = MEM_NEW(struct runner);
     *r = (struct runner){.app = app, .metrics = app_metrics(app), .config = config, .store = store};
@@ -592,7 +606,8 @@ void runner_stop(struct runner *r)
 {
     if (!r || !r->work)
         return;
-    LIST_EACH(it, tmp, &r->runs) {
+    LIST_EACH(it, tmp, &r->runs)
+    {
         struct run *run = LIST_ENTRY(it, struct run, node);
         run->done = NULL;
         if (stop_run(run, RUN_STOPPED))

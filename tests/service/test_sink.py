@@ -127,7 +127,6 @@ def test_tables_copies_rejects_and_lost(kafka, redis, lake):
         assert stored(s) == {SOURCE: 12} and list(stored(s, "dead")) == [SOURCE]
         assert table(user, lake).transaction_version(f"sluice:{SOURCE}") == 12
         infos = commit_infos(user, lake)
-        print(infos)
         assert sum(int(i.get("sluice.copies", 0)) for i in infos) == 2
         assert [(l["source"], l["from"], l["to"]) for i in infos for l in lost_of(i)] == [(SOURCE, 0, 3), (SOURCE, 8, 12)]
         assert s.metric("sluice_sink_copies_total") == 2 and s.metric("sluice_sink_rows_total", table="pin") == 2

@@ -46,37 +46,45 @@ static void answers(enum format format, const char *sql, unsigned hidden, const 
 }
 
 #define MIXED                                                                                      \
-    "SELECT * FROM (VALUES (1::BIGINT, 'a,\"b\"', 1.5::DOUBLE, true, [1.5, NULL]::DOUBLE[]), (NULL, NULL, NULL, NULL, NULL)) " \
+    "SELECT * FROM (VALUES (1::BIGINT, 'a,\"b\"', 1.5::DOUBLE, true, [1.5, NULL]::DOUBLE[]), "     \
+    "(NULL, NULL, NULL, NULL, NULL)) "                                                             \
     "t(n, s, d, b, l)"
 
 static void test_json(void **state)
 {
     (void)state;
     answers(FORMAT_JSON, MIXED, 0,
-            "{\"meta\":[{\"name\":\"n\",\"type\":\"BIGINT\"},{\"name\":\"s\",\"type\":\"VARCHAR\"},{\"name\":\"d\",\"type\":\"DOUBLE\"},"
-            "{\"name\":\"b\",\"type\":\"BOOLEAN\"},{\"name\":\"l\",\"type\":\"DOUBLE[]\"}],\n\"data\":[\n"
+            "{\"meta\":[{\"name\":\"n\",\"type\":\"BIGINT\"},{\"name\":\"s\",\"type\":\"VARCHAR\"},"
+            "{\"name\":\"d\",\"type\":\"DOUBLE\"},"
+            "{\"name\":\"b\",\"type\":\"BOOLEAN\"},{\"name\":\"l\",\"type\":\"DOUBLE[]\"}],"
+            "\n\"data\":[\n"
             "{\"n\":1,\"s\":\"a,\\\"b\\\"\",\"d\":1.5,\"b\":true,\"l\":[1.5,null]},\n"
-            "{\"n\":null,\"s\":null,\"d\":null,\"b\":null,\"l\":null}\n],\n\"rows\":2,\n\"statistics\":{\"elapsed_ms\":1}}\n");
+            "{\"n\":null,\"s\":null,\"d\":null,\"b\":null,\"l\":null}\n],\n\"rows\":2,"
+            "\n\"statistics\":{\"elapsed_ms\":1}}\n");
     answers(FORMAT_JSON, "SELECT 1::INTEGER AS i WHERE false", 0,
-            "{\"meta\":[{\"name\":\"i\",\"type\":\"INTEGER\"}],\n\"data\":[],\n\"rows\":0,\n\"statistics\":{\"elapsed_ms\":1}}\n");
+            "{\"meta\":[{\"name\":\"i\",\"type\":\"INTEGER\"}],\n\"data\":[],\n\"rows\":0,"
+            "\n\"statistics\":{\"elapsed_ms\":1}}\n");
     answers(FORMAT_JSON, "SELECT 9223372036854775807 AS i, 1 AS hidden", 1,
-            "{\"meta\":[{\"name\":\"i\",\"type\":\"BIGINT\"}],\n\"data\":[\n{\"i\":9223372036854775807}\n],\n\"rows\":1,\n"
+            "{\"meta\":[{\"name\":\"i\",\"type\":\"BIGINT\"}],\n\"data\":[\n{\"i\":"
+            "9223372036854775807}\n],\n\"rows\":1,\n"
             "\"statistics\":{\"elapsed_ms\":1}}\n");
 }
 
 static void test_ndjson(void **state)
 {
     (void)state;
-    answers(FORMAT_NDJSON, MIXED, 0,
-            "{\"n\":1,\"s\":\"a,\\\"b\\\"\",\"d\":1.5,\"b\":true,\"l\":[1.5,null]}\n"
-            "{\"n\":null,\"s\":null,\"d\":null,\"b\":null,\"l\":null}\n{\"end\":true,\"rows\":2}\n");
+    answers(
+        FORMAT_NDJSON, MIXED, 0,
+        "{\"n\":1,\"s\":\"a,\\\"b\\\"\",\"d\":1.5,\"b\":true,\"l\":[1.5,null]}\n"
+        "{\"n\":null,\"s\":null,\"d\":null,\"b\":null,\"l\":null}\n{\"end\":true,\"rows\":2}\n");
     answers(FORMAT_NDJSON, "SELECT 1 AS i WHERE false", 0, "{\"end\":true,\"rows\":0}\n");
 }
 
 static void test_csv(void **state)
 {
     (void)state;
-    answers(FORMAT_CSV, MIXED, 0, "n,s,d,b,l\r\n1,\"a,\"\"b\"\"\",1.5,true,\"[1.5,null]\"\r\n,,,,\r\n");
+    answers(FORMAT_CSV, MIXED, 0,
+            "n,s,d,b,l\r\n1,\"a,\"\"b\"\"\",1.5,true,\"[1.5,null]\"\r\n,,,,\r\n");
     answers(FORMAT_CSV, "SELECT '' AS \"a b\", E'x\\r\\ny' AS \"c,d\", NULL::VARCHAR AS e", 0,
             "a b,\"c,d\",e\r\n\"\",\"x\r\ny\",\r\n");
     answers(FORMAT_CSV, "SELECT 1 AS i WHERE false", 0, "i\r\n");
@@ -101,13 +109,15 @@ static void test_instants(void **state)
         assert_string_equal(b.data, cases[i].want);
         buf_deinit(&b);
     }
-    answers(FORMAT_NDJSON, "SELECT TIMESTAMPTZ '2020-02-29 01:02:03.9+00' AS t, DATE '2020-03-01' AS d", 0,
-            "{\"t\":\"2020-02-29 01:02:03\",\"d\":\"2020-03-01 00:00:00\"}\n{\"end\":true,\"rows\":1}\n");
+    answers(FORMAT_NDJSON,
+            "SELECT TIMESTAMPTZ '2020-02-29 01:02:03.9+00' AS t, DATE '2020-03-01' AS d", 0,
+            "{\"t\":\"2020-02-29 01:02:03\",\"d\":\"2020-03-01 "
+            "00:00:00\"}\n{\"end\":true,\"rows\":1}\n");
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_json), cmocka_unit_test(test_ndjson), cmocka_unit_test(test_csv),
-                                       cmocka_unit_test(test_instants)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_json), cmocka_unit_test(test_ndjson),
+                                       cmocka_unit_test(test_csv), cmocka_unit_test(test_instants)};
     return cmocka_run_group_tests(tests, open_duck, close_duck);
 }

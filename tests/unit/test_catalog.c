@@ -39,14 +39,20 @@ static int tear_down(void **state)
     return 0;
 }
 
-#define SCHEMA "{\"type\":\"struct\",\"fields\":[{\"name\":\"ind\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}}]}"
+#define SCHEMA                                                                                     \
+    "{\"type\":\"struct\",\"fields\":[{\"name\":\"ind\",\"type\":\"long\",\"nullable\":true,"      \
+    "\"metadata\":{}}]}"
 
 /* Puts a commit that adds one file of that name. What the follower says of it. */
 static int add_any(struct delta *d, const char *path, int64_t rows)
 {
     struct err e = {0};
     struct delta_file f = {.path = (char *)path, .bytes = 100, .rows = rows};
-    struct delta_commit c = {.version = delta_version(d) + 1, .txn_id = "id", .adds = &f, .adds_n = 1, .timestamp_ms = 1700000000123};
+    struct delta_commit c = {.version = delta_version(d) + 1,
+                             .txn_id = "id",
+                             .adds = &f,
+                             .adds_n = 1,
+                             .timestamp_ms = 1700000000123};
     char stats[64];
     if (rows >= 0) {
         snprintf(stats, sizeof stats, "{\"numRecords\":%lld}", (long long)rows);
@@ -105,7 +111,8 @@ static void test_snapshot(void **state)
 static void test_files_outside_are_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"../x.parquet", "a/../../x.parquet", "/etc/passwd", "file:///etc/passwd", "a//b", ".."};
+    static const char *const bad[] = {
+        "../x.parquet", "a/../../x.parquet", "/etc/passwd", "file:///etc/passwd", "a//b", ".."};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char *path = mem_printf("delta/bad%zu", i);
         struct delta *d = table(path);
@@ -131,8 +138,10 @@ static struct snapshot *with_rows(const char *path, const char *first, const cha
     add(d, "1.parquet", 1);
     const char *rows[] = {first, second};
     for (unsigned i = 0; i < 2; i++) {
-        char *sql = mem_printf("COPY (SELECT ind::BIGINT AS ind, v::BIGINT AS v, make_timestamptz(us::BIGINT) AS _ingested_at, s AS _source, "
-                               "p::BIGINT AS _position, i::INTEGER AS _item FROM (VALUES %s) t(ind, v, us, s, p, i)) TO '%s/%s/%u.parquet' (FORMAT parquet)",
+        char *sql = mem_printf("COPY (SELECT ind::BIGINT AS ind, v::BIGINT AS v, "
+                               "make_timestamptz(us::BIGINT) AS _ingested_at, s AS _source, "
+                               "p::BIGINT AS _position, i::INTEGER AS _item FROM (VALUES %s) "
+                               "t(ind, v, us, s, p, i)) TO '%s/%s/%u.parquet' (FORMAT parquet)",
                                rows[i], dir, path, i);
         if (duck_exec(conn, sql, &e))
             fail_msg("%s", e.text);
@@ -151,8 +160,10 @@ static void left(const struct snapshot *s, const char *want)
 {
     struct err e = {0};
     struct duck_rows *rows = NULL;
-    char *sql = mem_printf("SELECT string_agg(v::VARCHAR, ',' ORDER BY v) FROM read_parquet(getvariable('pin_files')) r "
-                           "ANTI JOIN memory.main.losers_%llu l ON r.file_index = l.file AND r.file_row_number = l.place",
+    char *sql = mem_printf("SELECT string_agg(v::VARCHAR, ',' ORDER BY v) FROM "
+                           "read_parquet(getvariable('pin_files')) r "
+                           "ANTI JOIN memory.main.losers_%llu l ON r.file_index = l.file AND "
+                           "r.file_row_number = l.place",
                            (unsigned long long)s->losers);
     assert_int_equal(duck_query_sql(conn, sql, &rows, &e), 0);
     assert_int_equal(duck_next(rows, &e), 1);
@@ -175,14 +186,18 @@ static void test_newest(void **state)
 {
     (void)state;
     struct err e = {0};
-    struct snapshot *none = with_rows("delta/none", "(1, 1, 5, 'a', 0, 0), (2, 2, 5, 'a', 1, 0)", "(3, 3, 5, 'a', 2, 0)");
+    struct snapshot *none = with_rows("delta/none", "(1, 1, 5, 'a', 0, 0), (2, 2, 5, 'a', 1, 0)",
+                                      "(3, 3, 5, 'a', 2, 0)");
     assert_int_equal(newest_find_mt(none, "pin", conn, &e), 0);
     assert_int_equal(none->newest, NEWEST_ALL);
     snapshot_unref_mt(&none);
 
-    struct snapshot *s = with_rows("delta/some",
-                                   "(1, 1, 5, 'b', 0, 0), (2, 2, 6, 'a', 0, 0), (3, 3, 5, 'b', 0, 0), (4, 4, 5, 'b', 7, 0), (5, 5, 5, 'b', 7, 1), (6, 6, 5, 'b', 0, 0)",
-                                   "(1, 10, 6, 'a', 0, 0), (2, 20, 5, 'z', 9, 9), (3, 30, 5, 'B', 9, 9), (4, 40, 5, 'b', 8, 0), (5, 50, 5, 'b', 7, 0), (1, 100, 4, 'z', 9, 9)");
+    struct snapshot *s =
+        with_rows("delta/some",
+                  "(1, 1, 5, 'b', 0, 0), (2, 2, 6, 'a', 0, 0), (3, 3, 5, 'b', 0, 0), (4, 4, 5, "
+                  "'b', 7, 0), (5, 5, 5, 'b', 7, 1), (6, 6, 5, 'b', 0, 0)",
+                  "(1, 10, 6, 'a', 0, 0), (2, 20, 5, 'z', 9, 9), (3, 30, 5, 'B', 9, 9), (4, 40, 5, "
+                  "'b', 8, 0), (5, 50, 5, 'b', 7, 0), (1, 100, 4, 'z', 9, 9)");
     uint64_t searches = trash_searches_mt(trash);
     assert_int_equal(newest_find_mt(s, "pin", conn, &e), 0);
     assert_int_equal(newest_find_mt(s, "pin", conn, &e), 0);
@@ -194,6 +209,50 @@ static void test_newest(void **state)
     assert_true(losers_exist(number)); /* until somebody with a connection comes by */
     trash_empty_mt(trash, conn);
     assert_false(losers_exist(number));
+}
+
+/* A table that only grows is looked at from where it was known to have no key twice. */
+static void test_newest_of_a_growing_table(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct snapshot *s = with_rows("delta/grows", "(1, 1, 5, 'a', 0, 0), (9, 9, 5, 'a', 1, 0)",
+                                   "(2, 2, 5, 'a', 2, 0)");
+    assert_int_equal(newest_find_mt(s, "pin", conn, &e), 0);
+    assert_int_equal(s->newest, NEWEST_ALL);
+    static const struct {
+        const char *rows, *left;
+    } steps[] = {{"(3, 3, 5, 'a', 3, 0), (4, 4, 5, 'a', 4, 0)", NULL},
+                 {"(5, 5, 5, 'a', 5, 0)", NULL},
+                 {"(6, 6, 5, 'a', 6, 0), (6, 7, 6, 'a', 7, 0)", "1,2,3,4,5,7,9"},
+                 {"(9, 90, 6, 'a', 8, 0)", "1,2,3,4,5,7,90"}};
+    struct delta *d = delta_new(store, "delta/grows");
+    assert_int_equal(delta_refresh(d, NULL, &e), 0);
+    for (unsigned i = 0; i < 4; i++) {
+        char *name = mem_printf("%u.parquet", i + 2);
+        char *sql = mem_printf("COPY (SELECT ind::BIGINT AS ind, v::BIGINT AS v, "
+                               "make_timestamptz(us::BIGINT) AS _ingested_at, s AS _source, "
+                               "p::BIGINT AS _position, i::INTEGER AS _item FROM (VALUES %s) "
+                               "t(ind, v, us, s, p, i)) TO '%s/delta/grows/%s' (FORMAT parquet)",
+                               steps[i].rows, dir, name);
+        assert_int_equal(duck_exec(conn, sql, &e), 0);
+        mem_free(sql);
+        add(d, name, 1);
+        snapshot_unref_mt(&s);
+        s = snapshot_make_mt(store, d, TABLE_PIN, trash);
+        sql = mem_printf("SET VARIABLE pin_files = getvariable('pin_files') || ['%s']",
+                         s->files[s->files_n - 1]);
+        assert_int_equal(duck_exec(conn, sql, &e), 0);
+        mem_free(sql);
+        mem_free(name);
+        if (newest_find_mt(s, "pin", conn, &e))
+            fail_msg("%s", e.text);
+        assert_int_equal(s->newest, steps[i].left ? NEWEST_LOSERS : NEWEST_ALL);
+        if (steps[i].left)
+            left(s, steps[i].left);
+    }
+    snapshot_unref_mt(&s);
+    delta_free(&d);
 }
 
 static void test_a_failed_search_is_no_result(void **state)
@@ -209,7 +268,9 @@ static void test_a_failed_search_is_no_result(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_snapshot), cmocka_unit_test(test_files_outside_are_refused),
-                                       cmocka_unit_test(test_newest), cmocka_unit_test(test_a_failed_search_is_no_result)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_snapshot), cmocka_unit_test(test_files_outside_are_refused),
+        cmocka_unit_test(test_newest), cmocka_unit_test(test_newest_of_a_growing_table),
+        cmocka_unit_test(test_a_failed_search_is_no_result)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

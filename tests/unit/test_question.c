@@ -75,7 +75,9 @@ static void test_defaults_and_values(void **state)
     assert_int_equal(a.limit, -1);
     assert_false(a.dedup_off || a.top || a.batch || a.format_given);
     assert_int_equal(a.versions[TABLE_PIN], -1);
-    assert_int_equal(parse(&a, "category-posts-by-year", "from=1&to=9999&top=1&dedup=off&limit=0&&tables=batch&format=csv"), 0);
+    assert_int_equal(parse(&a, "category-posts-by-year",
+                           "from=1&to=9999&top=1&dedup=off&limit=0&&tables=batch&format=csv"),
+                     0);
     assert_true(a.from == 1 && a.to == 9999 && a.top && a.dedup_off && a.limit == 0 && a.batch);
     assert_true(a.format_given && a.format == FORMAT_CSV);
     assert_int_equal(parse(&a, "users-joined-by-year", "distinct=person&from=2020&to=2020"), 0);
@@ -83,7 +85,8 @@ static void test_defaults_and_values(void **state)
     assert_int_equal(parse(&a, "median-followers-by-age", "median=lower"), 0);
     assert_true(a.lower);
     assert_int_equal(parse(&a, "top-user-country", "version=geo%3A410%2Cpin:412"), 0);
-    assert_true(a.versions[TABLE_PIN] == 412 && a.versions[TABLE_GEO] == 410 && a.versions[TABLE_USER] == -1);
+    assert_true(a.versions[TABLE_PIN] == 412 && a.versions[TABLE_GEO] == 410 &&
+                a.versions[TABLE_USER] == -1);
 }
 
 static void test_refusals(void **state)
@@ -108,7 +111,10 @@ static void test_refusals(void **state)
     refused(q, "top=0", "top");
     refused(q, "dedup=ON", "dedup");
     refused(q, "limit=2147483648", "limit");
-    const char *const versions[] = {"", "pin", "pin:", "pin:-1", "pin:1,", "pin:1,pin:2", "dead:1", ":1", "pin:9223372036854775808", "pin:1:2"};
+    const char *const versions[] = {"",       "pin",    "pin:",
+                                    "pin:-1", "pin:1,", "pin:1,pin:2",
+                                    "dead:1", ":1",     "pin:9223372036854775808",
+                                    "pin:1:2"};
     for (size_t i = 0; i < sizeof versions / sizeof *versions; i++) {
         char query[64] = "version=";
         strncat(query, versions[i], 40);
@@ -140,11 +146,16 @@ static void test_canonical(void **state)
 {
     (void)state;
     canonical("top-user-country", "", "top-user-country&dedup=on&tables=stream&format=json");
-    canonical("top-user-country", "format=json&dedup=on", "top-user-country&dedup=on&tables=stream&format=json");
+    canonical("top-user-country", "format=json&dedup=on",
+              "top-user-country&dedup=on&tables=stream&format=json");
     canonical("category-posts-by-year", "top=1&limit=3&to=2019",
-              "category-posts-by-year&from=2018&to=2019&top=1&dedup=on&tables=stream&format=json&limit=3");
-    canonical("users-joined-by-year", "distinct=person", "users-joined-by-year&from=2015&to=2020&distinct=person&dedup=on&tables=stream&format=json");
-    canonical("median-followers-by-age", "median=lower", "median-followers-by-age&median=lower&dedup=on&tables=stream&format=json");
+              "category-posts-by-year&from=2018&to=2019&top=1&dedup=on&tables=stream&format=json&"
+              "limit=3");
+    canonical("users-joined-by-year", "distinct=person",
+              "users-joined-by-year&from=2015&to=2020&distinct=person&dedup=on&tables=stream&"
+              "format=json");
+    canonical("median-followers-by-age", "median=lower",
+              "median-followers-by-age&median=lower&dedup=on&tables=stream&format=json");
 }
 
 static void test_accept(void **state)
@@ -195,9 +206,12 @@ static void test_openapi_is_balanced(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_questions_are_whole), cmocka_unit_test(test_metrics_have_the_values_of_the_tables),
-        cmocka_unit_test(test_defaults_and_values), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_canonical),           cmocka_unit_test(test_accept),
+        cmocka_unit_test(test_questions_are_whole),
+        cmocka_unit_test(test_metrics_have_the_values_of_the_tables),
+        cmocka_unit_test(test_defaults_and_values),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_canonical),
+        cmocka_unit_test(test_accept),
         cmocka_unit_test(test_openapi_is_balanced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
