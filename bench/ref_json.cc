@@ -42,7 +42,7 @@ static void walk(ondemand::value v)
         sink += std::string_view(v.get_string()).size();
         break;
     case ondemand::json_type::number:
-        sink += (size_t)double(v.get_double());
+        sink += (size_t) double(v.get_double());
         break;
     case ondemand::json_type::boolean:
         sink += bool(v.get_bool());
@@ -81,8 +81,8 @@ int main(int argc, char **argv)
         for (long pass = 0; pass < passes; pass++) {
             for (size_t i = 0; i < l.n; i++) {
                 const struct line &one = l.line[i];
-                ondemand::document doc = parser.iterate(
-                    padded_string_view(one.body, one.n, one.n + SIMDJSON_PADDING));
+                ondemand::document doc =
+                    parser.iterate(padded_string_view(one.body, one.n, one.n + SIMDJSON_PADDING));
                 records += walk_document(doc);
             }
         }

@@ -19,18 +19,15 @@ LOGS = os.path.join("build", "logs")
 
 # Every file of tests/e2e stands in one of these lists, in the order in which they run. LONG ones run by `make chaos`.
 E2E = [
-    "test_way.py",
-    "test_posts.py",
-    "test_verify.py",
-    "test_faults.py",
-    "test_replicas.py",
-    "test_holes.py",
-    "test_cli.py",
+    "test_whole_way.py",
+    "test_shapes.py",
+    "test_client_script.py",
+    "test_readers.py",
     "test_kills.py",
 ]
 E2E_LONG = []
 # The one that also runs under the sanitizers by default.
-E2E_SAN = ["test_way.py"]
+E2E_SAN = ["test_client_script.py"]
 
 MODEL_PROCESSES = 2
 MODEL_SCHEDULES = 5000

@@ -134,6 +134,10 @@ def sluice_stack(name, without=(), settings=(), user="demo"):
         if done.returncode:
             raise Trouble("the stack does not start:\n" + done.stdout)
         yield stack.read_json(os.path.join(state, "stack.json"))
+    except BaseException:
+        if os.environ.get("BENCH_KEEP_LOGS"):
+            shutil.copytree(os.path.join(state, "logs"), os.environ["BENCH_KEEP_LOGS"], dirs_exist_ok=True)
+        raise
     finally:
         subprocess.run(command + ["down", "--state", state], stdout=subprocess.DEVNULL, check=False)
         shutil.rmtree(state, ignore_errors=True)

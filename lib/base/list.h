@@ -30,7 +30,8 @@ static inline void list_push_front(struct list *head, struct list *n)
 {
     list_push(head->next, n);
 }
-static inline void list_remove(struct list *n) /* leaves n as an empty ring: removing twice is harmless */
+static inline void
+list_remove(struct list *n) /* leaves n as an empty ring: removing twice is harmless */
 {
     n->prev->next = n->next, n->next->prev = n->prev;
     list_init(n);

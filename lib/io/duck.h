@@ -8,7 +8,7 @@
 #include "base/err.h"
 #include "base/str.h"
 
-struct duck;      /* a database */
+struct duck; /* a database */
 struct duck_conn;
 struct duck_stmt;
 struct duck_rows; /* a result, read row by row */
@@ -22,8 +22,9 @@ int duck_open(const struct duck_setting *settings, struct duck **ret, struct err
 void duck_close(struct duck **d); /* after its connections */
 int duck_connect(struct duck *d, struct duck_conn **ret, struct err *e);
 void duck_disconnect(struct duck_conn **c);
-void duck_interrupt_mt(struct duck_conn *c); /* any thread: the running statement ends with ERR_CANCELLED */
-void *duck_native(struct duck_conn *c);      /* duckdb_connection, for lake/parquet.c */
+void duck_interrupt_mt(
+    struct duck_conn *c); /* any thread: the running statement ends with ERR_CANCELLED */
+void *duck_native(struct duck_conn *c); /* duckdb_connection, for lake/parquet.c */
 
 /* Runs one or several statements; their rows are dropped. */
 int duck_exec(struct duck_conn *c, const char *sql, struct err *e);
@@ -39,7 +40,18 @@ int duck_bind_str(struct duck_stmt *s, unsigned i, struct str v);
 /* A list of strings, for read_parquet($files). */
 int duck_bind_strs(struct duck_stmt *s, unsigned i, const struct str *v, size_t n);
 
-enum duck_type { DUCK_BOOL, DUCK_I32, DUCK_I64, DUCK_DOUBLE, DUCK_STR, DUCK_BLOB, DUCK_TIMESTAMP, DUCK_DATE, DUCK_LIST_DOUBLE, DUCK_OTHER };
+enum duck_type {
+    DUCK_BOOL,
+    DUCK_I32,
+    DUCK_I64,
+    DUCK_DOUBLE,
+    DUCK_STR,
+    DUCK_BLOB,
+    DUCK_TIMESTAMP,
+    DUCK_DATE,
+    DUCK_LIST_DOUBLE,
+    DUCK_OTHER
+};
 /* ERR_CANCELLED after an interrupt, ERR_LIMIT out of memory, ERR_NOSPACE spill folder or disk full, ERR_NOT_FOUND file missing, ERR_BAD_DATA the
  * statement or a value in it is wrong (duck_prepare too), ERR_CORRUPT a file is no Parquet, ERR_IO, else ERR_INTERNAL. */
 int duck_query(struct duck_stmt *s, struct duck_rows **ret, struct err *e);
@@ -53,9 +65,11 @@ const char *duck_column_type_name(const struct duck_rows *r, unsigned col); /* "
 int duck_next(struct duck_rows *r, struct err *e);
 bool duck_is_null(const struct duck_rows *r, unsigned col);
 bool duck_bool(const struct duck_rows *r, unsigned col);
-int64_t duck_i64(const struct duck_rows *r, unsigned col);     /* I32, I64, HUGEINT in range; TIMESTAMP: microseconds since 1970; DATE: days */
+int64_t duck_i64(
+    const struct duck_rows *r,
+    unsigned col); /* I32, I64, HUGEINT in range; TIMESTAMP: microseconds since 1970; DATE: days */
 double duck_double(const struct duck_rows *r, unsigned col);
-struct str duck_str(const struct duck_rows *r, unsigned col);  /* STR and BLOB */
+struct str duck_str(const struct duck_rows *r, unsigned col); /* STR and BLOB */
 /* A LIST_DOUBLE: number of elements; element i, false if it is null. */
 size_t duck_list_size(const struct duck_rows *r, unsigned col);
 bool duck_list_double(const struct duck_rows *r, unsigned col, size_t i, double *ret);

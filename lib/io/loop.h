@@ -19,7 +19,7 @@ uv_loop_t *loop_uv(struct loop *loop);
 void loop_run(struct loop *loop);  /* until loop_stop, or nothing is left to wait for */
 void loop_stop(struct loop *loop); /* loop_run returns after this turn */
 void loop_run_once(struct loop *loop, bool wait);
-void loop_assert(const struct loop *loop); /* CHECKs that this is the loop thread */
+void loop_assert(const struct loop *loop);     /* CHECKs that this is the loop thread */
 uint64_t loop_now_ms(const struct loop *loop); /* clock_ms at the start of this turn */
 uint64_t loop_turns(const struct loop *loop);
 
@@ -46,7 +46,8 @@ struct loop_timer {
     struct loop *loop;
     size_t slot; /* place in the loop's heap, plus 1; 0: not started */
 };
-void loop_timer_start(struct loop *loop, struct loop_timer *t, uint64_t after_ms, loop_fn *fn, void *ctx);
+void loop_timer_start(struct loop *loop, struct loop_timer *t, uint64_t after_ms, loop_fn *fn,
+                      void *ctx);
 void loop_timer_stop(struct loop_timer *t);
 static inline bool loop_timer_active(const struct loop_timer *t)
 {

@@ -22,10 +22,12 @@ int delta_refresh(struct delta *d, struct duck_conn *c, struct err *e);
 int delta_load_at(struct delta *d, struct duck_conn *c, int64_t version, struct err *e);
 int64_t delta_version(const struct delta *d); /* -1: nothing read yet */
 const char *delta_path(const struct delta *d);
-const char *delta_id(const struct delta *d); /* metaData.id */
+const char *delta_id(const struct delta *d);     /* metaData.id */
 const char *delta_schema(const struct delta *d); /* schemaString */
-int64_t delta_commit_time_ms(const struct delta *d); /* commitInfo.timestamp of the latest commit read; 0 if unknown */
-uint64_t delta_reads(const struct delta *d); /* objects fetched since delta_new: a new version costs one */
+int64_t delta_commit_time_ms(
+    const struct delta *d); /* commitInfo.timestamp of the latest commit read; 0 if unknown */
+uint64_t
+delta_reads(const struct delta *d); /* objects fetched since delta_new: a new version costs one */
 
 /* The version of an application id in the state; false: the table does not know it. */
 bool delta_txn(const struct delta *d, struct str app_id, int64_t *ret_version);
@@ -33,14 +35,15 @@ bool delta_txn(const struct delta *d, struct str app_id, int64_t *ret_version);
 bool delta_next_txn(const struct delta *d, size_t *i, struct str *ret_app_id, int64_t *ret_version);
 
 struct delta_file {
-    char *path;  /* relative to the table, decoded */
+    char *path; /* relative to the table, decoded */
     uint64_t bytes;
     int64_t rows; /* -1: no statistics */
     int64_t modified_ms;
     char *stats; /* may be NULL */
 };
 size_t delta_files(const struct delta *d);
-bool delta_next_file(const struct delta *d, size_t *i, const struct delta_file **ret); /* in the order they were added */
+bool delta_next_file(const struct delta *d, size_t *i,
+                     const struct delta_file **ret); /* in the order they were added */
 int64_t delta_rows(const struct delta *d); /* sum over the files; -1: some file has no count */
 
 struct delta_txn_action {
@@ -54,8 +57,8 @@ struct delta_commit {
     size_t adds_n;
     const struct delta_txn_action *txns;
     size_t txns_n;
-    uint64_t copies;               /* rows left out as copies; commitInfo "sluice.copies" */
-    struct str lost_json;          /* JSON array of lost ranges for commitInfo, or p NULL */
+    uint64_t copies;      /* rows left out as copies; commitInfo "sluice.copies" */
+    struct str lost_json; /* JSON array of lost ranges for commitInfo, or p NULL */
     int64_t timestamp_ms;
 };
 /* The bytes of the commit (NDJSON): made once, kept for every try. */

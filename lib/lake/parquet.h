@@ -20,8 +20,10 @@ struct parquet_file {
     uint64_t bytes;
     char *stats; /* JSON text as in delta contract 1.6; free with mem_free */
 };
-int parquet_write(struct duck_conn *c, const char *path, const struct parquet_source *src, struct parquet_file *ret, struct err *e);
+int parquet_write(struct duck_conn *c, const char *path, const struct parquet_source *src,
+                  struct parquet_file *ret, struct err *e);
 /* Delta's schemaString for these columns. The caller frees. */
 char *parquet_delta_schema(const struct column_def *columns, unsigned n);
 /* An empty file of that schema at `path` (readers union it in so that columns are always typed). */
-int parquet_write_empty(struct duck_conn *c, const char *path, const struct column_def *columns, unsigned n, struct err *e);
+int parquet_write_empty(struct duck_conn *c, const char *path, const struct column_def *columns,
+                        unsigned n, struct err *e);

@@ -16,12 +16,12 @@
 struct writer;
 struct writer_opts {
     struct work *work;
-    struct store *store;               /* shared; outlives the writer */
-    struct duck *duck;                 /* shared; the writer has a connection of its own */
-    const char *path;                  /* "delta/demo_pin_table" */
+    struct store *store; /* shared; outlives the writer */
+    struct duck *duck;   /* shared; the writer has a connection of its own */
+    const char *path;    /* "delta/demo_pin_table" */
     const struct column_def *columns;
     unsigned columns_n;
-    unsigned checkpoint_interval;      /* commits */
+    unsigned checkpoint_interval; /* commits */
 };
 typedef void writer_done_fn(void *ctx, int rc, const struct err *e);
 
@@ -36,7 +36,8 @@ void writer_refresh(struct writer *w, writer_done_fn *done, void *ctx);
 int64_t writer_version(const struct writer *w);
 const char *writer_id(const struct writer *w);
 bool writer_txn(const struct writer *w, struct str app_id, int64_t *ret_version);
-bool writer_next_txn(const struct writer *w, size_t *i, struct str *ret_app_id, int64_t *ret_version);
+bool writer_next_txn(const struct writer *w, size_t *i, struct str *ret_app_id,
+                     int64_t *ret_version);
 
 /* Writes one data file of the rows that src gives (in the job's thread), durable but in no commit. The writer owns the result until it is
  * handed to writer_commit or dropped by writer_drop_file. No rows: no file, rows 0, path NULL. */
@@ -44,7 +45,8 @@ struct writer_file {
     struct delta_file file;
 };
 typedef void writer_file_fn(void *ctx, int rc, const struct writer_file *file, const struct err *e);
-void writer_write(struct writer *w, const struct parquet_source *src, writer_file_fn *done, void *ctx);
+void writer_write(struct writer *w, const struct parquet_source *src, writer_file_fn *done,
+                  void *ctx);
 /* The file of the last writer_write will be in no commit (its fate is known): removes it, in the background. */
 void writer_drop_file(struct writer *w);
 

@@ -124,13 +124,14 @@ class Stack:
         try:
             self.up()
         except BaseException:
-            sys.stderr.write(self.logs())
             self.__exit__(RuntimeError)
             raise
         return self
 
     def __exit__(self, kind=None, *_):
         try:
+            if kind:
+                sys.stderr.write("\n".join(self.broken()) + "\n" + self.logs())
             for load in self.loads:
                 load.end()
             self.cont_all()
@@ -146,9 +147,11 @@ class Stack:
         folder = os.path.join(self.state, "logs")
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
             with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as f:
-                out += ["%s: %s" % (name, x.rstrip()[:500]) for x in f
-                        if x.startswith("CHECK failed") or "Sanitizer:" in x or ": runtime error:" in x]
-        return out[:20]
+                lines = f.read().splitlines()
+            for n, x in enumerate(lines):
+                if x.startswith("CHECK failed") or "Sanitizer:" in x or ": runtime error:" in x:
+                    out += ["%s: %s" % (name, y[:500]) for y in lines[n:n + 14]]
+        return out[:60]
 
     def up(self):
         self.sluice("up", "--detach", "--state", self.state, *self.args, timeout=300)

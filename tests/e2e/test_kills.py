@@ -273,5 +273,5 @@ def test_kills(tmp_path):
         # A service may give up when Kafka is gone too long; it must never fall over.
         others = other_ends(stack)
         print("other ends: %s" % dict(others))
-        assert not [e for e in others if "killed by" in e], others
+        assert not [e for e in others if "killed by" in e], (others, stack.broken())
         assert numbers["ledger_ok"] > 1000 and numbers.get("rejects", 0) > 0
