@@ -25,7 +25,7 @@ E2E = [
     "test_readers.py",
     "test_kills.py",
 ]
-E2E_LONG = []
+E2E_LONG = ["test_limits.py", "test_producer_faults.py", "test_replicas.py", "test_verify_planted.py", "test_faults.py"]
 # The one that also runs under the sanitizers by default.
 E2E_SAN = ["test_client_script.py"]
 
