@@ -23,9 +23,15 @@ E2E = [
     "test_shapes.py",
     "test_client_script.py",
     "test_readers.py",
+    "test_surface.py",
+    "test_verify_planted.py",
+    "test_replicas.py",
+    "test_producer_faults.py",
+    "test_faults.py",
+    "test_limits.py",
     "test_kills.py",
 ]
-E2E_LONG = ["test_limits.py", "test_producer_faults.py", "test_replicas.py", "test_verify_planted.py", "test_faults.py"]
+E2E_LONG = []
 # The one that also runs under the sanitizers by default.
 E2E_SAN = ["test_client_script.py"]
 

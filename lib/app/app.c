@@ -14,6 +14,7 @@
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -408,6 +409,8 @@ static int run_or_print(struct app *app, const struct option_set *sets, enum opt
 
 int app_main(const struct app_def *def, int argc, char **argv)
 {
+    /* Before the pool's first job: DNS, files, DuckDB and questions to Kafka share it. */
+    setenv("UV_THREADPOOL_SIZE", "8", 0);
     struct app app = {.def = def, .started_ms = clock_ms(), .started_wall_ms = clock_wall_ms()};
     const struct option_def common[] = {
         {OPTION(STR, "user", struct app_common, user), .def = "demo", .min = 1, .max = 64,

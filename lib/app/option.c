@@ -413,8 +413,7 @@ static bool json_text(const json_t *v, bool list, struct buf *to)
         return false;
     size_t i;
     const json_t *item;
-    json_array_foreach(v, i, item)
-    {
+    json_array_foreach (v, i, item) {
         if (!json_is_string(item) || (i && !buf_char(to, ',')) ||
             !buf_append(to, json_string_value(item), json_string_length(item)))
             return false;
@@ -467,8 +466,7 @@ static int load_file(struct options *o, const char *path, struct err *e)
     }
     const char *key;
     json_t *v;
-    json_object_foreach(root, key, v)
-    {
+    json_object_foreach (root, key, v) {
         rc = load_member(o, path, buf_as_str(&text), key, v, e);
         if (rc < 0)
             goto out;

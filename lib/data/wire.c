@@ -20,11 +20,12 @@ double wire_double(const struct wire_field *f)
     return v;
 }
 
-bool wire_get_varint(struct str *rest, uint64_t *ret)
+bool wire_get_long_varint(struct str *rest, uint64_t *ret)
 {
+    const char *p = rest->p;
     uint64_t v = 0;
     for (size_t i = 0; i < rest->n && i < 10; i++) {
-        uint64_t byte = (unsigned char)rest->p[i];
+        uint64_t byte = (unsigned char)p[i];
         if (i == 9 && byte > 1)
             return false;
         v |= (byte & 0x7f) << (7 * i);

@@ -43,7 +43,16 @@ static inline size_t wire_int_size(unsigned field, int64_t v)
 char *wire_put_double(char *p, unsigned field, double v); /* 9 bytes for fields up to 15 */
 
 /* All take from the front of *rest; false: these bytes are no such thing, *rest is then of no use. */
-bool wire_get_varint(struct str *rest, uint64_t *ret);
+bool wire_get_long_varint(struct str *rest, uint64_t *ret); /* of any length */
+static inline bool wire_get_varint(struct str *rest, uint64_t *ret)
+{
+    if (!rest->n || (unsigned char)rest->p[0] >= 0x80)
+        return wire_get_long_varint(rest, ret);
+    *ret = (unsigned char)rest->p[0];
+    rest->p++;
+    rest->n--;
+    return true;
+}
 struct wire_field {
     uint32_t number;
     enum wire_type type;

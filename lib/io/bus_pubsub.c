@@ -165,8 +165,7 @@ void bus_pub_send(struct bus_pub *p, struct str msg)
     m->n = msg.n;
     if (msg.n)
         memcpy(m->bytes, msg.p, msg.n);
-    LIST_EACH(it, tmp, &p->subscribers)
-    {
+    LIST_EACH (it, tmp, &p->subscribers) {
         struct subscriber *s = LIST_ENTRY(it, struct subscriber, node);
         if (s->n == QUEUE) {
             msg_unref(queue_pop(s));

@@ -41,8 +41,7 @@ static struct bus_server *server_of(struct bus_conn *c)
 static void pause_all(struct bus_server *s, bool on)
 {
     s->paused = on;
-    LIST_EACH(n, tmp, &s->conns)
-    {
+    LIST_EACH (n, tmp, &s->conns) {
         struct bus_conn *c = LIST_ENTRY(n, struct bus_conn, node);
         if (c->up)
             bus_conn_pause(c, on);
@@ -211,8 +210,8 @@ unsigned bus_server_connections(const struct bus_server *s)
 size_t bus_server_write_bytes(const struct bus_server *s)
 {
     size_t sum = 0;
-    LIST_EACH(n, tmp, &s->conns)
-    sum += net_conn_waiting(&LIST_ENTRY(n, struct bus_conn, node)->net);
+    LIST_EACH (n, tmp, &s->conns)
+        sum += net_conn_waiting(&LIST_ENTRY(n, struct bus_conn, node)->net);
     return sum;
 }
 

@@ -257,15 +257,13 @@ void httpc_close(struct httpc **pc)
     *pc = NULL;
     c->closed = true;
     list_splice(&c->calls, &c->waiting);
-    LIST_EACH(it, tmp, &c->calls)
-    {
+    LIST_EACH (it, tmp, &c->calls) {
         struct httpc_call *call = LIST_ENTRY(it, struct httpc_call, node);
         if (call->ref)
             *call->ref = NULL;
         retire(call);
     }
-    LIST_EACH(it, tmp, &c->idle)
-    {
+    LIST_EACH (it, tmp, &c->idle) {
         list_remove(it);
         free_call(LIST_ENTRY(it, struct httpc_call, node));
     }

@@ -222,8 +222,7 @@ void httpd_drain(struct httpd *h)
     stop_listening(h);
     if (h->h2)
         httpd_h2_drain(h->h2);
-    LIST_EACH(it, tmp, &h->conns)
-    {
+    LIST_EACH (it, tmp, &h->conns) {
         struct httpd_conn *c = LIST_ENTRY(it, struct httpd_conn, node);
         if (c->state != CONN_H2)
             httpd_conn_drain(c);
@@ -238,8 +237,8 @@ void httpd_close(struct httpd **ph)
     *ph = NULL;
     h->closed = h->draining = true;
     stop_listening(h);
-    LIST_EACH(it, tmp, &h->conns)
-    httpd_conn_end(LIST_ENTRY(it, struct httpd_conn, node));
+    LIST_EACH (it, tmp, &h->conns)
+        httpd_conn_end(LIST_ENTRY(it, struct httpd_conn, node));
     if (h->h2)
         httpd_h2_calls_gone(h->h2);
     end_if_empty(h);

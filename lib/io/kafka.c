@@ -17,6 +17,7 @@ enum {
     BUDGET_US = 3000, /* of one turn */
     TICK_MS = 1000,
     PROBE_TIMEOUT_MS = 5000,
+    PROBE_CHUNK_MS = 1000, /* a worker looks up this often whether anybody still waits for it */
     PROBE_EVERY_UP_MS = 3000,
     LEAVE_WAIT_MS = 20,
     LEAVE_TRIES = 1000
@@ -164,16 +165,39 @@ rd_kafka_AdminOptions_t *kafka_admin_options(rd_kafka_t *rk, int for_api, uint64
 }
 
 /* ---- probing: is the cluster there? ---- */
+/* A worker asks for the metadata of what the instance knows. Not DescribeCluster: librdkafka 2.15 aborts the process when a broker
+ * answers that with no broker at all, as one does that its controller has fenced. */
+struct probing {
+    uv_work_t req;
+    struct kafka_core *core;
+    rd_kafka_resp_err_t err;
+};
+
+static void probe_mt(uv_work_t *req)
+{
+    struct probing *p = req->data;
+    const struct rd_kafka_metadata *m = NULL;
+    uint64_t end = clock_ms() + PROBE_TIMEOUT_MS;
+    do {
+        p->err = rd_kafka_metadata(p->core->rk, 0, NULL, &m, PROBE_CHUNK_MS);
+    } while (p->err && !atomic_load(&p->core->stopped) && clock_ms() < end);
+    if (m)
+        rd_kafka_metadata_destroy(m);
+}
+
+static void on_probed(uv_work_t *req, int status);
+
 static void probe(struct kafka_core *core)
 {
     if (core->probing || !core->probe)
         return;
+    struct probing *p = MEM_NEW(struct probing);
     core->probing = true;
     core->probed_ms = clock_ms();
-    rd_kafka_AdminOptions_t *o =
-        kafka_admin_options(core->rk, RD_KAFKA_ADMIN_OP_DESCRIBECLUSTER, PROBE_TIMEOUT_MS, NULL);
-    rd_kafka_DescribeCluster(core->rk, o, core->queue);
-    rd_kafka_AdminOptions_destroy(o);
+    p->core = core;
+    p->req.data = p;
+    kafka_core_hold(core);
+    CHECK(!uv_queue_work(loop_uv(core->loop), &p->req, probe_mt, on_probed));
 }
 
 static void set_up(struct kafka_core *core, bool up, const char *detail)
@@ -190,11 +214,17 @@ static void set_up(struct kafka_core *core, bool up, const char *detail)
         core->on_state(core->ctx, up, detail);
 }
 
-static void on_probed(struct kafka_core *core, rd_kafka_event_t *ev)
+static void on_probed(uv_work_t *req, int status)
 {
+    struct probing *p = req->data;
+    struct kafka_core *core = p->core;
+    rd_kafka_resp_err_t err = p->err;
+    (void)status;
+    mem_free(p);
     core->probing = false;
-    rd_kafka_resp_err_t err = rd_kafka_event_error(ev);
-    set_up(core, !err, err ? rd_kafka_err2str(err) : "connected");
+    if (!core->closing)
+        set_up(core, !err, err ? rd_kafka_err2str(err) : "connected");
+    kafka_core_unhold(core);
 }
 
 void kafka_core_suspect(struct kafka_core *core)
@@ -229,13 +259,6 @@ static void dispatch(struct kafka_core *core, rd_kafka_event_t *ev)
     switch (rd_kafka_event_type(ev)) {
     case RD_KAFKA_EVENT_LOG:
         on_log(ev);
-        break;
-    case RD_KAFKA_EVENT_DESCRIBECLUSTER_RESULT:
-        if (!rd_kafka_event_opaque(ev)) {
-            on_probed(core, ev);
-            break;
-        }
-        core->on_event(core->ctx, ev);
         break;
     case RD_KAFKA_EVENT_ERROR:
         if (rd_kafka_event_error(ev) == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)

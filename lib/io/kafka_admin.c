@@ -507,8 +507,8 @@ void kafka_admin_close(struct kafka_admin **ret)
     if (!a)
         return;
     *ret = NULL;
-    LIST_EACH(it, tmp, &a->ops)
-    op_free(LIST_ENTRY(it, struct op, node));
+    LIST_EACH (it, tmp, &a->ops)
+        op_free(LIST_ENTRY(it, struct op, node));
     kafka_core_close(&a->core);
     mem_free(a);
 }

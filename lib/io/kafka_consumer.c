@@ -15,6 +15,7 @@
 #include "io/kafka_priv.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -22,7 +23,11 @@
 #pragma GCC diagnostic ignored "-Wignored-qualifiers"
 #include <rdkafka.h>
 
-enum { OP_TAG = CHECK_TAG('k', 'f', 'k', 'o'), LEAVE_TICK_MS = 20 };
+enum {
+    OP_TAG = CHECK_TAG('k', 'f', 'k', 'o'),
+    LEAVE_TICK_MS = 20,
+    FETCH_CHUNK_MS = 1000 /* a worker looks up this often whether anybody still waits for it */
+};
 
 enum part_state { OFFERED, TAKEN, LEAVING };
 
@@ -47,6 +52,7 @@ struct kafka_consumer {
     size_t leaving; /* partitions of the revocation that is not answered yet */
     bool revoking, subscribed, left, leaving_group, fatal;
     struct list ops;
+    struct fetch *fetch; /* at work, or NULL */
 };
 
 /* One question that waits for its answer. */
@@ -59,7 +65,20 @@ struct op {
     struct kafka_partition *parts; /* as asked, for an answer that brings none */
     size_t parts_n;
     struct loop_defer defer; /* for a question that failed before it left */
+    uint64_t
+        fetch_ms; /* of a question for committed offsets that waits for the worker: its time limit; else 0 */
     int rc;
+};
+
+/* Committed offsets are asked for in a worker, one question at a time. Not by ListConsumerGroupOffsets: librdkafka 2.15 aborts the process
+ * when the coordinator leaves the cluster under that question. Outlives its op when the consumer is closed. */
+struct fetch {
+    uv_work_t req;
+    struct kafka_core *core;
+    struct op *op; /* NULL: orphaned */
+    rd_kafka_topic_partition_list_t *list;
+    uint64_t timeout_ms;
+    rd_kafka_resp_err_t err;
 };
 
 /* ---- the table ---- */
@@ -280,28 +299,63 @@ static void on_op_failed(void *ctx)
     op_end(op, op->rc, NULL);
 }
 
+static void fetch_mt(uv_work_t *req)
+{
+    struct fetch *f = req->data;
+    uint64_t end = clock_ms() + f->timeout_ms;
+    do {
+        f->err = rd_kafka_committed(kafka_core_rk(f->core), f->list, FETCH_CHUNK_MS);
+    } while (f->err && !kafka_core_stopped_mt(f->core) && clock_ms() < end);
+}
+
+static void on_offsets_read(uv_work_t *req, int status);
+
+static void fetch_next(struct kafka_consumer *c)
+{
+    LIST_EACH (it, tmp, &c->ops) {
+        struct op *op = LIST_ENTRY(it, struct op, node);
+        if (c->fetch || !op->fetch_ms)
+            continue;
+        struct fetch *f = c->fetch = MEM_NEW(struct fetch);
+        f->core = c->core;
+        f->op = op;
+        f->list = kafka_list_new(op->parts, op->parts_n);
+        f->timeout_ms = op->fetch_ms;
+        f->req.data = f;
+        op->fetch_ms = 0;
+        kafka_core_hold(c->core);
+        CHECK(!uv_queue_work(loop_uv(c->loop), &f->req, fetch_mt, on_offsets_read));
+    }
+}
+
+static void on_offsets_read(uv_work_t *req, int status)
+{
+    struct fetch *f = req->data;
+    struct op *op = f->op;
+    rd_kafka_topic_partition_list_t *list = f->list;
+    struct kafka_core *core = f->core;
+    int rc = kafka_code(f->err);
+    (void)status;
+    mem_free(f);
+    kafka_core_unhold(core);
+    if (op) {
+        op->c->fetch = NULL;
+        fetch_next(op->c);
+        op_end(op, rc, rc ? NULL : list);
+    }
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
 void kafka_consumer_committed(struct kafka_consumer *c, const struct kafka_partition *parts,
                               size_t n, uint64_t timeout_ms, kafka_offsets_fn *done, void *ctx)
 {
     struct op *op = op_new(c, parts, n, done, ctx);
-    rd_kafka_t *rk = kafka_core_rk(c->core);
     if (!n) {
         loop_defer(c->loop, &op->defer, on_op_failed, op); /* nothing asked, nothing failed */
         return;
     }
-    rd_kafka_topic_partition_list_t *list = kafka_list_new(op->parts, n);
-    rd_kafka_ListConsumerGroupOffsets_t *ask =
-        rd_kafka_ListConsumerGroupOffsets_new(c->group, list);
-    rd_kafka_AdminOptions_t *o =
-        kafka_admin_options(rk, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout_ms, op);
-    rd_kafka_error_t *error = rd_kafka_AdminOptions_set_require_stable_offsets(o, 0);
-    if (error)
-        rd_kafka_error_destroy(
-            error); /* only if the library lost the option, whose default is the same */
-    rd_kafka_ListConsumerGroupOffsets(rk, &ask, 1, o, kafka_core_queue(c->core));
-    rd_kafka_AdminOptions_destroy(o);
-    rd_kafka_ListConsumerGroupOffsets_destroy(ask);
-    rd_kafka_topic_partition_list_destroy(list);
+    op->fetch_ms = timeout_ms ? timeout_ms : 1;
+    fetch_next(c);
 }
 
 void kafka_consumer_commit(struct kafka_consumer *c, const struct kafka_partition *parts, size_t n,
@@ -326,26 +380,6 @@ static void on_committed(rd_kafka_event_t *ev)
         return; /* not one of ours */
     struct op *op = CHECK_FROM(opaque, struct op, OP_TAG);
     op_end(op, kafka_code(rd_kafka_event_error(ev)), rd_kafka_event_topic_partition_list(ev));
-}
-
-static void on_offsets(rd_kafka_event_t *ev)
-{
-    struct op *op = CHECK_FROM(rd_kafka_event_opaque(ev), struct op, OP_TAG);
-    int rc = kafka_code(rd_kafka_event_error(ev));
-    size_t n = 0;
-    const rd_kafka_group_result_t **groups = NULL;
-    if (!rc)
-        groups = rd_kafka_ListConsumerGroupOffsets_result_groups(
-            rd_kafka_event_ListConsumerGroupOffsets_result(ev), &n);
-    if (rc || n != 1) {
-        op_end(op, rc ? rc : ERR_INTERNAL, NULL);
-        return;
-    }
-    const rd_kafka_error_t *error = rd_kafka_group_result_error(groups[0]);
-    if (error)
-        op_end(op, kafka_code(rd_kafka_error_code(error)), NULL);
-    else
-        op_end(op, 0, rd_kafka_group_result_partitions(groups[0]));
 }
 
 static struct str opt(const void *p, size_t n)
@@ -521,9 +555,6 @@ static void on_event(void *ctx, rd_kafka_event_t *ev)
     case RD_KAFKA_EVENT_OFFSET_COMMIT:
         on_committed(ev);
         break;
-    case RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT:
-        on_offsets(ev);
-        break;
     default:
         break;
     }
@@ -614,8 +645,10 @@ void kafka_consumer_close(struct kafka_consumer **ret)
         return;
     *ret = NULL;
     kafka_core_close(&c->core);
-    LIST_EACH(it, tmp, &c->ops)
-    op_free(LIST_ENTRY(it, struct op, node));
+    if (c->fetch)
+        c->fetch->op = NULL;
+    LIST_EACH (it, tmp, &c->ops)
+        op_free(LIST_ENTRY(it, struct op, node));
     for (size_t i = 0; i < c->parts_n; i++)
         mem_free(c->parts[i].topic);
     mem_free(c->parts);

@@ -23,8 +23,9 @@ static int check_strings(const json_t *o, const char *action, const char *name, 
         return 0;
     if (!json_is_object(map))
         return wrong(e, action, name);
-    json_object_foreach((json_t *)map, key, v) if (!json_is_string(v) &&
-                                                   !json_is_null(v)) return wrong(e, action, name);
+    json_object_foreach ((json_t *)map, key, v)
+        if (!json_is_string(v) && !json_is_null(v))
+            return wrong(e, action, name);
     return 0;
 }
 
@@ -47,7 +48,9 @@ static int check_features(const json_t *o, const char *name, struct err *e)
     json_t *v;
     if (list && !json_is_array(list))
         return wrong(e, "protocol", name);
-    json_array_foreach(list, i, v) if (!json_is_string(v)) return wrong(e, "protocol", name);
+    json_array_foreach (list, i, v)
+        if (!json_is_string(v))
+            return wrong(e, "protocol", name);
     return 0;
 }
 

@@ -162,8 +162,7 @@ int delta_state_apply_commit(struct delta_state *st, int64_t version, struct str
             err_prefix(e, "commit %lld", (long long)version);
         return rc;
     }
-    json_array_foreach(rows, i, row)
-    {
+    json_array_foreach (rows, i, row) {
         const json_t *m = action(row, "metaData");
         if (m && st->id && strcmp(st->id, json_string_value(json_object_get(m, "id")))) {
             json_decref(rows);
@@ -171,9 +170,9 @@ int delta_state_apply_commit(struct delta_state *st, int64_t version, struct str
         }
     }
     st->commit_time_ms = 0;
-    json_array_foreach(rows, i, row) apply_rest(st, row);
-    json_array_foreach(rows, i, row)
-    {
+    json_array_foreach (rows, i, row)
+        apply_rest(st, row);
+    json_array_foreach (rows, i, row) {
         const json_t *add = action(row, "add");
         if (add)
             apply_add(st, add);

@@ -21,8 +21,7 @@ static void unknown_features(const json_t *list, const char *const *known, struc
 {
     size_t i;
     json_t *v;
-    json_array_foreach(list, i, v)
-    {
+    json_array_foreach (list, i, v) {
         const char *name = json_string_value(v);
         if (!name || listed(known, name))
             continue;
@@ -58,8 +57,7 @@ static int check_fields(const struct delta *d, const json_t *type, struct err *e
     const json_t *fields = json_object_get(type, "fields");
     if (!json_is_array(fields))
         return err_set(e, ERR_CORRUPT, "table %s: its schema has no fields", d->path);
-    json_array_foreach(fields, i, f)
-    {
+    json_array_foreach (fields, i, f) {
         const char *name = json_string_value(json_object_get(f, "name"));
         if (!name)
             return err_set(e, ERR_CORRUPT, "table %s: a column has no name", d->path);
@@ -217,8 +215,7 @@ static const json_t *find_field(const json_t *fields, const char *name)
 {
     size_t i;
     json_t *f;
-    json_array_foreach(fields, i, f)
-    {
+    json_array_foreach (fields, i, f) {
         const char *n = json_string_value(json_object_get(f, "name"));
         if (n && !strcmp(n, name))
             return f;
@@ -232,8 +229,7 @@ static int check_columns(const struct delta *d, const json_t *theirs, const json
 {
     size_t i;
     json_t *f;
-    json_array_foreach(theirs, i, f)
-    {
+    json_array_foreach (theirs, i, f) {
         const char *name = json_string_value(json_object_get(f, "name"));
         const json_t *meta = json_object_get(f, "metadata");
         if (json_object_get(meta, "delta.invariants"))
@@ -254,8 +250,7 @@ static int check_columns(const struct delta *d, const json_t *theirs, const json
                            "writer's",
                            d->path, name);
     }
-    json_array_foreach(ours, i, f)
-    {
+    json_array_foreach (ours, i, f) {
         const char *name = json_string_value(json_object_get(f, "name"));
         if (!find_field(theirs, name))
             return err_set(e, ERR_UNSUPPORTED, "table %s: it has no column %s", d->path, name);

@@ -136,6 +136,9 @@ struct target {
     double *child_data;
     uint64_t *valid;
     idx_t child_n;
+    struct str
+        last; /* text put last into this chunk, and as what: the same slice again costs nothing */
+    duckdb_string_t last_put;
 };
 
 static void open_targets(struct feed *f, duckdb_data_chunk chunk, struct target *t)
@@ -245,9 +248,13 @@ static int put_value(struct feed *f, struct target *t, const struct column_def *
         return 0;
     }
     case COLUMN_STR:
-        if (v->s.n > UINT32_MAX || !text_valid(v->s))
-            break;
-        put_string(&f->arena, &((duckdb_string_t *)t->data)[row], v->s);
+        if (!v->s.n || v->s.p != t->last.p || v->s.n != t->last.n) {
+            if (v->s.n > UINT32_MAX || !text_valid(v->s))
+                break;
+            put_string(&f->arena, &t->last_put, v->s);
+            t->last = v->s;
+        }
+        ((duckdb_string_t *)t->data)[row] = t->last_put;
         return 0;
     case COLUMN_BINARY:
         if (v->s.n > UINT32_MAX)

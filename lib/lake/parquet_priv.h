@@ -12,6 +12,7 @@ struct parquet_stats_column {
     int64_t lo, hi; /* LONG, INT, TIMESTAMP (milliseconds) */
     struct buf lo_s, hi_s;
     uint64_t lo_head, hi_head; /* their first eight bytes, big-endian */
+    struct str last;           /* the slice seen last: the same again changes nothing */
 };
 struct parquet_stats {
     const struct column_def *columns;

@@ -52,6 +52,9 @@ static void keep(struct buf *b, uint64_t *b_head, struct str v, uint64_t head)
 
 static void look_at_string(struct parquet_stats_column *c, struct str v)
 {
+    if (v.n && v.p == c->last.p && v.n == c->last.n)
+        return;
+    c->last = v;
     uint64_t head = head_of(v);
     if (!c->seen || compare(v, head, &c->lo_s, c->lo_head) < 0)
         keep(&c->lo_s, &c->lo_head, v, head);

@@ -58,8 +58,7 @@ void chain_free(struct chain **pc, struct list *orphans)
     struct chain *c = *pc;
     if (!c)
         return;
-    LIST_EACH(it, tmp, &c->spans)
-    {
+    LIST_EACH (it, tmp, &c->spans) {
         struct chain_span *s = LIST_ENTRY(it, struct chain_span, node);
         list_remove(&s->node);
         s->chain = NULL;

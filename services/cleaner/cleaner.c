@@ -45,8 +45,7 @@ static void pause_all(struct cleaner *c, bool pause)
     if (pause)
         metric_add(app_metrics(c->app), M_PAUSES, 0, 1);
     LOG(DEBUG, pause ? "sources_paused" : "sources_resumed", KV_INT("bytes", c->inflight_bytes));
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if (!p->taken || p->paused == pause)
             continue;
@@ -239,8 +238,7 @@ void part_set_state(struct part *p, enum part_state state)
 
 static struct part *part_find(struct cleaner *c, const char *topic, int32_t partition)
 {
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if (p->partition == partition && !strcmp(p->topic, topic))
             return p;
@@ -255,8 +253,7 @@ static void part_end_chain(struct part *p)
     loop_timer_stop(&p->beat);
     chain_free(&p->chain, &c->orphans);
     int64_t bytes = 0;
-    LIST_EACH(it, tmp, &p->held)
-    {
+    LIST_EACH (it, tmp, &p->held) {
         struct letter *l = LIST_ENTRY(it, struct letter, node);
         bytes += l->span->left == 1 ? (int64_t)l->span->bytes : 0;
         chain_stored(l->span); /* nobody waits for it any more */
@@ -481,8 +478,7 @@ void cleaner_say_ready(struct cleaner *c)
 {
     unsigned running = 0, all = 0;
     const struct part *stuck = NULL;
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         const struct part *p = LIST_ENTRY(it, struct part, node);
         all++;
         running += p->state == PART_RUNNING;
@@ -506,11 +502,10 @@ void cleaner_say_ready(struct cleaner *c)
 static void commit_parts(struct cleaner *c, struct part *only, kafka_offsets_fn *done, void *ctx)
 {
     size_t n = 0, max = 0;
-    LIST_EACH(it, tmp, &c->parts)
-    max++;
+    LIST_EACH (it, tmp, &c->parts)
+        max++;
     struct kafka_partition *parts = MEM_ARRAY(struct kafka_partition, max ? max : 1);
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if ((only && p != only) || p->state != PART_RUNNING || !p->chain)
             continue;
@@ -570,8 +565,7 @@ static void on_checked(void *ctx, int rc, const struct kafka_topics_info *info)
         const struct kafka_topic_info *t = &info->topics[i];
         if (t->code)
             continue;
-        LIST_EACH(it, tmp, &c->parts)
-        {
+        LIST_EACH (it, tmp, &c->parts) {
             struct part *p = LIST_ENTRY(it, struct part, node);
             if (p->state == PART_RUNNING && !strcmp(p->topic, t->name) && strcmp(p->id, t->id))
                 part_restart(p, "topic_made_anew");
@@ -584,8 +578,7 @@ static void on_check_due(void *ctx)
     struct cleaner *c = ctx;
     const char *names[DATASETS];
     size_t n = 0;
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         const struct part *p = LIST_ENTRY(it, struct part, node);
         bool known = false;
         for (size_t i = 0; i < n; i++)
@@ -651,8 +644,7 @@ static void on_collect(void *ctx)
     struct cleaner *c = ctx;
     struct metrics *m = app_metrics(c->app);
     metric_set(m, M_INFLIGHT, 0, (double)c->inflight_bytes);
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         const struct part *p = LIST_ENTRY(it, struct part, node);
         if (!p->chain)
             continue;
@@ -712,8 +704,7 @@ static void drain_step(struct cleaner *c)
 {
     if (c->drained || c->committing || c->failed)
         return;
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         const struct part *p = LIST_ENTRY(it, struct part, node);
         if (p->chain && !chain_idle(p->chain))
             return;
@@ -734,8 +725,7 @@ void cleaner_drain(struct app *app)
     }
     c->draining = true;
     pause_all(c, true);
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if (p->state == PART_RUNNING)
             chain_flush(p->chain);
@@ -752,16 +742,16 @@ void cleaner_stop(struct app *app)
     loop_timer_stop(&c->check);
     loop_timer_stop(&c->commit);
     loop_timer_stop(&c->resend);
-    LIST_EACH(it, tmp, &c->parts)
-    part_free(LIST_ENTRY(it, struct part, node));
+    LIST_EACH (it, tmp, &c->parts)
+        part_free(LIST_ENTRY(it, struct part, node));
     kafka_consumer_close(&c->consumer);
     kafka_producer_close(&c->producer);
     kafka_admin_close(&c->admin);
     struct list *node;
     while ((node = list_pop(&c->asks)))
         mem_free(LIST_ENTRY(node, struct ask, node));
-    LIST_EACH(it, tmp, &c->backlog)
-    letter_free(LIST_ENTRY(it, struct letter, node));
+    LIST_EACH (it, tmp, &c->backlog)
+        letter_free(LIST_ENTRY(it, struct letter, node));
     chain_free_orphans(&c->orphans);
     wash_free(&c->wash);
     mem_free(c->group);

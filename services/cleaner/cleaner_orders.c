@@ -25,8 +25,7 @@ _Static_assert(offsetof(struct order, node) == offsetof(struct ask, node),
 
 static struct part *part_of_source(struct cleaner *c, const char *source)
 {
-    LIST_EACH(it, tmp, &c->parts)
-    {
+    LIST_EACH (it, tmp, &c->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if (p->chain && !strcmp(chain_source(p->chain), source))
             return p;

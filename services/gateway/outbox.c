@@ -111,8 +111,8 @@ static void on_answer(void *ctx, int rc, struct str msg)
         send_soon(ob);
     Sluice__FromProducer *from = NULL;
     if (rc == 0) {
-        LIST_EACH(it, tmp, &items)
-        n++;
+        LIST_EACH (it, tmp, &items)
+            n++;
         from = sluice__from_producer__unpack(NULL, msg.n, (const uint8_t *)msg.p);
         if (!from || from->version != VERSION || from->n_produce != n) {
             LOG(ERROR, "answer_refused", KV_STR("reason", "not the answer to this message"),
@@ -309,14 +309,12 @@ void outbox_close(struct outbox **pob)
     *pob = NULL;
     loop_timer_stop(&ob->gather);
     loop_defer_cancel(&ob->flush);
-    LIST_EACH(it, tmp, &ob->messages)
-    {
+    LIST_EACH (it, tmp, &ob->messages) {
         struct message *m = LIST_ENTRY(it, struct message, node);
         bus_ask_cancel(&m->ask);
         mem_free(m);
     }
-    LIST_EACH(it, tmp, &ob->questions)
-    {
+    LIST_EACH (it, tmp, &ob->questions) {
         struct outbox_question *q = LIST_ENTRY(it, struct outbox_question, node);
         bus_ask_cancel(&q->ask);
         end_question(q);

@@ -52,8 +52,8 @@ static void free_call(struct rest_call *c)
 
 void rest_drop_calls(struct gateway *gw)
 {
-    LIST_EACH(it, tmp, &gw->calls)
-    free_call(LIST_ENTRY(it, struct rest_call, node));
+    LIST_EACH (it, tmp, &gw->calls)
+        free_call(LIST_ENTRY(it, struct rest_call, node));
 }
 
 static void on_gone(void *ctx)

@@ -728,8 +728,8 @@ void producer_stop(struct app *app)
     kafka_admin_close(&p->admin);
     kafka_producer_close(&p->quick);
     kafka_producer_close(&p->bulk);
-    LIST_EACH(it, tmp, &p->batches)
-    batch_free(LIST_ENTRY(it, struct batch, node));
+    LIST_EACH (it, tmp, &p->batches)
+        batch_free(LIST_ENTRY(it, struct batch, node));
     topics_stop(p);
     mem_free(p);
 }

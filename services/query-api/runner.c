@@ -606,8 +606,7 @@ void runner_stop(struct runner *r)
 {
     if (!r || !r->work)
         return;
-    LIST_EACH(it, tmp, &r->runs)
-    {
+    LIST_EACH (it, tmp, &r->runs) {
         struct run *run = LIST_ENTRY(it, struct run, node);
         run->done = NULL;
         if (stop_run(run, RUN_STOPPED))

@@ -47,12 +47,12 @@ void batch_free(struct batch **pb)
     struct batch *b = *pb;
     if (!b)
         return;
-    LIST_EACH(it, tmp, &b->pieces)
-    piece_free(b, LIST_ENTRY(it, struct batch_piece, node));
-    LIST_EACH(it, tmp, &b->sources)
-    source_free(LIST_ENTRY(it, struct batch_source, node));
-    LIST_EACH(it, tmp, &b->marks)
-    mem_free(LIST_ENTRY(it, struct batch_mark, node));
+    LIST_EACH (it, tmp, &b->pieces)
+        piece_free(b, LIST_ENTRY(it, struct batch_piece, node));
+    LIST_EACH (it, tmp, &b->sources)
+        source_free(LIST_ENTRY(it, struct batch_source, node));
+    LIST_EACH (it, tmp, &b->marks)
+        mem_free(LIST_ENTRY(it, struct batch_mark, node));
     mem_free(b);
     *pb = NULL;
 }
@@ -64,8 +64,7 @@ bool batch_empty(const struct batch *b)
 
 struct batch_source *batch_find(const struct batch *b, struct str source)
 {
-    LIST_EACH(it, tmp, (struct list *)&b->sources)
-    {
+    LIST_EACH (it, tmp, (struct list *)&b->sources) {
         struct batch_source *s = LIST_ENTRY(it, struct batch_source, node);
         if (str_is(source, s->source))
             return s;
@@ -131,6 +130,9 @@ void batch_take(struct batch *b, const struct span *span, int32_t partition, int
     struct batch_piece *p = MEM_NEW(struct batch_piece);
     p->source = s;
     p->bytes = str_make(mem_dup(span->bytes.p, span->bytes.n), span->bytes.n);
+    p->span = *span;
+    p->span.bytes = p->bytes;
+    p->span.source = str_make(p->bytes.p + (span->source.p - span->bytes.p), span->source.n);
     p->min_position = p->dead_position = s->end;
     p->rows_n = span->rows_n;
     p->rejects_n = span->rejects_n;
@@ -146,8 +148,7 @@ void batch_take(struct batch *b, const struct span *span, int32_t partition, int
 
 void batch_pass(struct batch *b, int32_t partition, int64_t upto)
 {
-    LIST_EACH(it, tmp, &b->marks)
-    {
+    LIST_EACH (it, tmp, &b->marks) {
         struct batch_mark *m = LIST_ENTRY(it, struct batch_mark, node);
         if (m->partition != partition)
             continue;
@@ -162,8 +163,7 @@ void batch_pass(struct batch *b, int32_t partition, int64_t upto)
 
 static void drop_source(struct batch *b, struct batch_source *s)
 {
-    LIST_EACH(it, tmp, &b->pieces)
-    {
+    LIST_EACH (it, tmp, &b->pieces) {
         struct batch_piece *p = LIST_ENTRY(it, struct batch_piece, node);
         if (p->source == s)
             piece_free(b, p);
@@ -175,14 +175,12 @@ static void drop_source(struct batch *b, struct batch_source *s)
 
 void batch_drop_partition(struct batch *b, int32_t partition)
 {
-    LIST_EACH(it, tmp, &b->sources)
-    {
+    LIST_EACH (it, tmp, &b->sources) {
         struct batch_source *s = LIST_ENTRY(it, struct batch_source, node);
         if (s->partition == partition)
             drop_source(b, s);
     }
-    LIST_EACH(it, tmp, &b->marks)
-    {
+    LIST_EACH (it, tmp, &b->marks) {
         struct batch_mark *m = LIST_ENTRY(it, struct batch_mark, node);
         if (m->partition == partition) {
             list_remove(&m->node);
@@ -194,8 +192,7 @@ void batch_drop_partition(struct batch *b, int32_t partition)
 int batch_rebase(struct batch *b, batch_known_fn *known, void *ctx)
 {
     int moved = 0;
-    LIST_EACH(it, tmp, &b->sources)
-    {
+    LIST_EACH (it, tmp, &b->sources) {
         struct batch_source *s = LIST_ENTRY(it, struct batch_source, node);
         int64_t now = known(ctx, str_of(s->source));
         if (now == s->base)
@@ -208,8 +205,7 @@ int batch_rebase(struct batch *b, batch_known_fn *known, void *ctx)
             continue;
         }
         s->base = now;
-        LIST_EACH(pit, ptmp, &b->pieces)
-        {
+        LIST_EACH (pit, ptmp, &b->pieces) {
             struct batch_piece *p = LIST_ENTRY(pit, struct batch_piece, node);
             if (p->source == s && p->min_position < now)
                 p->min_position = now;
@@ -220,8 +216,7 @@ int batch_rebase(struct batch *b, batch_known_fn *known, void *ctx)
 
 void batch_rebase_dead(struct batch *b, batch_known_fn *known, void *ctx)
 {
-    LIST_EACH(it, tmp, &b->pieces)
-    {
+    LIST_EACH (it, tmp, &b->pieces) {
         struct batch_piece *p = LIST_ENTRY(it, struct batch_piece, node);
         int64_t now = p->rejects_n ? known(ctx, str_of(p->source->source)) : 0;
         if (now > p->dead_position)
@@ -242,9 +237,7 @@ static bool next_piece(struct batch_cursor *c)
         const struct batch_piece *p = LIST_ENTRY(at, struct batch_piece, node);
         if (!(c->dead ? p->rejects_n : p->rows_n))
             continue;
-        struct span span;
-        CHECK(span_parse(p->bytes, &span, NULL) == 0);
-        span_iter_init(&c->it, &span);
+        span_iter_init(&c->it, &p->span);
         c->piece = p;
         c->row = 0;
         return true;
@@ -279,16 +272,58 @@ int batch_cursor_next(struct batch_cursor *c, struct span_item *ret,
     }
 }
 
+int batch_cursor_row(struct batch_cursor *c, const struct batch_piece **ret_piece,
+                     uint32_t *ret_row)
+{
+    CHECK(!c->dead);
+    while (c->piece || next_piece(c)) {
+        const struct batch_piece *p = c->piece;
+        struct span_item item;
+        if (p->min_position > p->span.from) /* taken in part: positions decide */
+            return batch_cursor_next(c, &item, ret_piece, ret_row);
+        while (c->row < p->rows_n) {
+            uint32_t row = c->row++;
+            if (!c->copies && p->copy && p->copy[row])
+                continue;
+            *ret_piece = p;
+            *ret_row = row;
+            return 1;
+        }
+        if (!next_piece(c))
+            break;
+    }
+    return 0;
+}
+
+/* What a cursor would find in one piece; a span that is taken whole needs no walk. */
+static uint64_t count_piece(const struct batch_piece *p, bool dead, bool copies)
+{
+    const uint8_t *copy = dead || copies ? NULL : p->copy;
+    int64_t least = dead ? p->dead_position : p->min_position;
+    uint64_t n = dead ? p->rejects_n : p->rows_n;
+    if (least <= p->span.from) {
+        for (uint32_t i = 0; copy && i < p->rows_n; i++)
+            n -= copy[i] != 0;
+        return n;
+    }
+    struct span_iter it;
+    struct span_item item;
+    uint32_t row = 0;
+    n = 0;
+    span_iter_init(&it, &p->span);
+    while (span_iter_next(&it, &item)) {
+        bool reject = item.kind == SPAN_REJECT, left_out = !reject && copy && copy[row];
+        row += !reject;
+        n += reject == dead && !left_out && item.position >= least;
+    }
+    return n;
+}
+
 static uint64_t count(const struct batch *b, bool dead, bool copies)
 {
-    struct batch_cursor c;
-    struct span_item item;
-    const struct batch_piece *piece;
-    uint32_t row;
     uint64_t n = 0;
-    batch_cursor_init(&c, b, dead, copies);
-    while (batch_cursor_next(&c, &item, &piece, &row))
-        n++;
+    LIST_EACH (it, tmp, (struct list *)&b->pieces)
+        n += count_piece(LIST_ENTRY(it, struct batch_piece, node), dead, copies);
     return n;
 }
 
@@ -311,20 +346,18 @@ void batch_lost_json(const struct batch *b, struct buf *out, uint64_t *ret_alarm
 {
     bool any = false;
     *ret_alarm = 0;
-    LIST_EACH(it, tmp, (struct list *)&b->pieces)
-    {
+    LIST_EACH (it, tmp, (struct list *)&b->pieces) {
         const struct batch_piece *p = LIST_ENTRY(it, struct batch_piece, node);
-        struct span span;
-        CHECK(span_parse(p->bytes, &span, NULL) == 0);
-        int64_t from = span.from > p->min_position ? span.from : p->min_position;
-        if (!span.lost || from >= span.to)
+        const struct span *span = &p->span;
+        int64_t from = span->from > p->min_position ? span->from : p->min_position;
+        if (!span->lost || from >= span->to)
             continue;
         buf_z(out, any ? ",{\"source\":" : "[{\"source\":");
         any = true;
-        buf_json(out, span.source);
-        buf_printf(out, ",\"from\":%" PRId64 ",\"to\":%" PRId64 "}", from, span.to);
-        if (span.from > 0)
-            *ret_alarm += (uint64_t)(span.to - from);
+        buf_json(out, span->source);
+        buf_printf(out, ",\"from\":%" PRId64 ",\"to\":%" PRId64 "}", from, span->to);
+        if (span->from > 0)
+            *ret_alarm += (uint64_t)(span->to - from);
     }
     if (any)
         buf_char(out, ']');

@@ -28,6 +28,7 @@ struct batch_piece {
     struct list node;
     struct batch_source *source;
     struct str bytes;           /* the span's message, owned */
+    struct span span;           /* what stands in it */
     int64_t min_position;       /* rows and the lost part below it are not this commit's */
     int64_t dead_position;      /* the same for rejects */
     uint32_t rows_n, rejects_n; /* of the whole span */
@@ -84,6 +85,9 @@ void batch_cursor_init(struct batch_cursor *c, const struct batch *b, bool dead,
 /* 1 and the item with its piece and (rows) its index there, or 0. */
 int batch_cursor_next(struct batch_cursor *c, struct span_item *ret,
                       const struct batch_piece **ret_piece, uint32_t *ret_row);
+/* The same for who wants no row's content, only its piece and index; not for rejects. */
+int batch_cursor_row(struct batch_cursor *c, const struct batch_piece **ret_piece,
+                     uint32_t *ret_row);
 uint64_t batch_rows(const struct batch *b); /* without copies */
 uint64_t batch_copies(const struct batch *b);
 uint64_t batch_rejects(const struct batch *b); /* of those that the dead table still wants */

@@ -132,8 +132,7 @@ struct copies_ask *copies_look(struct copies *c, struct batch *b, copies_done_fn
     a->done = done;
     a->ctx = ctx;
     size_t rows = 0;
-    LIST_EACH(it, tmp, &b->pieces)
-    {
+    LIST_EACH (it, tmp, &b->pieces) {
         struct batch_piece *p = LIST_ENTRY(it, struct batch_piece, node);
         mem_free(p->copy);
         p->copy = p->keys ? MEM_ARRAY(uint8_t, p->rows_n) : NULL;
@@ -197,9 +196,8 @@ static void ask_some(struct copies_ask *a)
     argv[0] = STR("MGET");
     q->ask = a;
     while (q->n < KEYS_PER_QUESTION) {
-        struct span_item item;
         struct place *p = &q->places[q->n];
-        if (!batch_cursor_next(&a->cursor, &item, &p->piece, &p->row)) {
+        if (!batch_cursor_row(&a->cursor, &p->piece, &p->row)) {
             a->ended = true;
             break;
         }
@@ -239,13 +237,12 @@ static void look_on(void *ctx)
 uint64_t copies_set(struct copies *c, const struct batch *b)
 {
     struct batch_cursor cursor;
-    struct span_item item;
     const struct batch_piece *piece;
     uint32_t row;
     uint64_t failed = 0;
     char *text = mem_alloc_raw(c->prefix_n + KEY_TEXT + 2);
     batch_cursor_init(&cursor, b, false, false);
-    while (batch_cursor_next(&cursor, &item, &piece, &row)) {
+    while (batch_cursor_row(&cursor, &piece, &row)) {
         const struct str argv[] = {STR("SET"),
                                    key_text(c, piece->keys + (size_t)row * BATCH_KEY_BYTES, text),
                                    STR("1"), STR("EX"), str_of(c->ttl)};

@@ -385,12 +385,11 @@ static void commit(struct landing *l)
         return;
     }
     size_t n = 0;
-    LIST_EACH(it, tmp, (struct list *)&b->sources)
-    n++;
+    LIST_EACH (it, tmp, (struct list *)&b->sources)
+        n++;
     struct delta_txn_action *txns = MEM_ARRAY(struct delta_txn_action, n ? n : 1);
     n = 0;
-    LIST_EACH(it, tmp, (struct list *)&b->sources)
-    {
+    LIST_EACH (it, tmp, (struct list *)&b->sources) {
         const struct batch_source *s = LIST_ENTRY(it, struct batch_source, node);
         if (l->opts.dead && !has_rejects(b, s))
             continue;

@@ -44,8 +44,7 @@ static void pause_all(struct sink *s, bool pause)
     metric_set(app_metrics(s->app), M_PAUSED, 0, pause);
     metric_add(app_metrics(s->app), M_PAUSES, 0, pause);
     LOG(DEBUG, pause ? "partitions_paused" : "partitions_resumed", KV_INT("bytes", s->buffered));
-    LIST_EACH(it, tmp, &s->parts)
-    {
+    LIST_EACH (it, tmp, &s->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if (!p->taken || p->paused == pause)
             continue;
@@ -93,8 +92,7 @@ static void part_set_state(struct part *p, enum part_state state)
 
 static struct part *part_find(struct sink *s, const char *topic, int32_t partition)
 {
-    LIST_EACH(it, tmp, &s->parts)
-    {
+    LIST_EACH (it, tmp, &s->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if (p->partition == partition && !strcmp(p->topic, topic))
             return p;
@@ -132,8 +130,7 @@ static void hole_free(struct hole *h)
 
 static void drop_holes(struct part *p)
 {
-    LIST_EACH(it, tmp, &p->holes)
-    {
+    LIST_EACH (it, tmp, &p->holes) {
         metric_add(app_metrics(p->sink->app), M_HOLES, 0, -1);
         hole_free(LIST_ENTRY(it, struct hole, node));
     }
@@ -308,8 +305,7 @@ static void hole_open(struct part *p, const struct span *span, int64_t wanted, i
     struct metrics *m = app_metrics(p->sink->app);
     if (p->hold < 0)
         p->hold = offset;
-    LIST_EACH(it, tmp, &p->holes)
-    {
+    LIST_EACH (it, tmp, &p->holes) {
         struct hole *h = LIST_ENTRY(it, struct hole, node);
         if (str_is(span->source, h->source))
             return;
@@ -328,8 +324,7 @@ static void hole_open(struct part *p, const struct span *span, int64_t wanted, i
 
 static void hole_close(struct part *p, struct str source)
 {
-    LIST_EACH(it, tmp, &p->holes)
-    {
+    LIST_EACH (it, tmp, &p->holes) {
         struct hole *h = LIST_ENTRY(it, struct hole, node);
         if (!str_is(source, h->source))
             continue;
@@ -463,8 +458,7 @@ static void on_out_of_range(void *ctx, const char *topic, int32_t partition, int
 static void on_stored(void *ctx, struct table *t, int32_t partition, int64_t upto)
 {
     struct sink *s = ctx;
-    LIST_EACH(it, tmp, &s->parts)
-    {
+    LIST_EACH (it, tmp, &s->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if (p->table == t && p->partition == partition && upto > p->stored)
             p->stored = upto;
@@ -476,8 +470,7 @@ static void on_stored(void *ctx, struct table *t, int32_t partition, int64_t upt
 static void on_reset(void *ctx, struct table *t)
 {
     struct sink *s = ctx;
-    LIST_EACH(it, tmp, &s->parts)
-    {
+    LIST_EACH (it, tmp, &s->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         if (p->table != t || p->state == PART_STOPPED)
             continue;
@@ -596,8 +589,7 @@ static void say_ready(struct sink *s)
     bool holes = false;
     const struct part *stuck = NULL;
     unsigned reading = 0, all = 0;
-    LIST_EACH(it, tmp, &s->parts)
-    {
+    LIST_EACH (it, tmp, &s->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         all++;
         reading += p->state == PART_READING;
@@ -626,11 +618,10 @@ static void say_ready(struct sink *s)
 static void commit_offsets(struct sink *s, struct part *only, kafka_offsets_fn *done)
 {
     size_t n = 0, max = 1;
-    LIST_EACH(it, tmp, &s->parts)
-    max++;
+    LIST_EACH (it, tmp, &s->parts)
+        max++;
     struct kafka_partition *parts = MEM_ARRAY(struct kafka_partition, max);
-    LIST_EACH(it, tmp, &s->parts)
-    {
+    LIST_EACH (it, tmp, &s->parts) {
         struct part *p = LIST_ENTRY(it, struct part, node);
         int64_t upto = p->hold >= 0 && p->hold < p->stored ? p->hold : p->stored;
         if ((only && p != only) || upto < 0 || upto <= p->commit_sent)
@@ -685,8 +676,7 @@ static void on_collect(void *ctx)
     struct sink *s = ctx;
     struct metrics *m = app_metrics(s->app);
     metric_set(m, M_BUFFERED, 0, (double)s->buffered);
-    LIST_EACH(it, tmp, &s->parts)
-    {
+    LIST_EACH (it, tmp, &s->parts) {
         const struct part *p = LIST_ENTRY(it, struct part, node);
         char number[16];
         snprintf(number, sizeof(number), "%d", p->partition);
@@ -895,8 +885,8 @@ void sink_stop(struct app *app)
     if (!s)
         return;
     loop_timer_stop(&s->commit);
-    LIST_EACH(it, tmp, &s->parts)
-    part_free(LIST_ENTRY(it, struct part, node));
+    LIST_EACH (it, tmp, &s->parts)
+        part_free(LIST_ENTRY(it, struct part, node));
     kafka_consumer_close(&s->consumer);
     kafka_admin_close(&s->admin);
     for (int i = 0; i < DATASETS; i++)

@@ -63,8 +63,8 @@ void table_close(struct table **pt)
     landing_close(&t->landing);
     batch_free(&t->open);
     batch_free(&t->closing);
-    LIST_EACH(it, tmp, &t->waiters)
-    mem_free(LIST_ENTRY(it, struct waiter, node));
+    LIST_EACH (it, tmp, &t->waiters)
+        mem_free(LIST_ENTRY(it, struct waiter, node));
     mem_free(t);
 }
 
@@ -101,8 +101,7 @@ void table_take(struct table *t, const struct span *span, int32_t partition)
 /* Tells the sink about partitions whose spans were all dropped: there is nothing to wait for. */
 static void report(struct table *t, struct batch *b)
 {
-    LIST_EACH(it, tmp, &b->marks)
-    {
+    LIST_EACH (it, tmp, &b->marks) {
         struct batch_mark *m = LIST_ENTRY(it, struct batch_mark, node);
         int32_t partition = m->partition;
         int64_t upto = m->upto;
@@ -125,8 +124,7 @@ void table_drop_partition(struct table *t, int32_t partition)
     batch_drop_partition(t->open, partition);
     t->opts.on_bytes(t->opts.ctx, (int64_t)t->open->bytes - (int64_t)before);
     /* What is on its way in may land, but says nothing about a partition that is read again from elsewhere. */
-    LIST_EACH(it, tmp, t->closing ? &t->closing->marks : &t->open->marks)
-    {
+    LIST_EACH (it, tmp, t->closing ? &t->closing->marks : &t->open->marks) {
         struct batch_mark *m = LIST_ENTRY(it, struct batch_mark, node);
         if (m->partition == partition) {
             list_remove(&m->node);
@@ -249,8 +247,7 @@ void table_refresh(struct table *t, landing_done_fn *done, void *ctx)
 
 void table_forget(struct table *t, void *ctx)
 {
-    LIST_EACH(it, tmp, &t->waiters)
-    {
+    LIST_EACH (it, tmp, &t->waiters) {
         struct waiter *w = LIST_ENTRY(it, struct waiter, node);
         if (w->ctx == ctx)
             w->done = NULL;

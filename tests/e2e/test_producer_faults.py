@@ -33,7 +33,7 @@ def test_a_producer_that_dies(tmp_path):
         second = stack.load("--rows", 500000, "--seed", 2, "--rate", 300, "--connections", 16, "--timeout", "30s", ledger="b.jsonl")
         stack.value["gateway"] = keep
         rig.until("both to post", lambda: min(first.tries(), second.tries()) > 200)
-        for n in range(6):
+        for n in range(4):
             name = ("producer", "producer#2")[n % 2]
             before = first.tries() + second.tries()
             stack.kill(name)

@@ -67,16 +67,16 @@ def check_everything(stack, *ledgers):
 
 def test_generated_posts(stack):
     """Each row once, then draws with replacement, so that copies come too."""
-    report = stack.post("--rows", 600, "--seed", 11, "--connections", 4, ledger="rows.jsonl")
-    again = stack.post("--rows", 600, "--seed", 11, "--draws", 150, "--pause", "0ms", "--connections", 4, ledger="draws.jsonl")
+    report = stack.post("--rows", 400, "--seed", 11, "--connections", 4, ledger="rows.jsonl")
+    again = stack.post("--rows", 400, "--seed", 11, "--draws", 100, "--pause", "0ms", "--connections", 4, ledger="draws.jsonl")
     assert report and again
     lines = rig.ledger_lines(stack.path("rows.jsonl")) + rig.ledger_lines(stack.path("draws.jsonl"))
-    assert len(lines) == 3 * 750 and {x["outcome"] for x in lines} == {"ok"}
+    assert len(lines) == 3 * 500 and {x["outcome"] for x in lines} == {"ok"}
     tables, numbers = check_everything(stack, "rows.jsonl", "draws.jsonl")
     for dataset in rig.DATASETS:
-        assert len({r["ind"] for r in tables[dataset]}) == 600
-        assert len(tables[dataset]) == (600 if stack.copies == "drop" else 750)
-    assert numbers.get("copies", 0) == (450 if stack.copies == "drop" else 0)
+        assert len({r["ind"] for r in tables[dataset]}) == 400
+        assert len(tables[dataset]) == (400 if stack.copies == "drop" else 500)
+    assert numbers.get("copies", 0) == (300 if stack.copies == "drop" else 0)
 
 
 def test_real_posts(stack):

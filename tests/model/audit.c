@@ -65,8 +65,7 @@ static void note_lost(const char *text)
     json_t *json = json_loads(text, 0, NULL);
     size_t i;
     json_t *entry;
-    json_array_foreach(json, i, entry)
-    {
+    json_array_foreach (json, i, entry) {
         if (ranges_n < 4096)
             ranges[ranges_n++] = (struct range){
                 .source = mem_strdup(json_string_value(json_object_get(entry, "source"))),

@@ -78,8 +78,8 @@ static void flight_free(struct flight *f)
 
 void sim_flights_free(void)
 {
-    LIST_EACH(it, tmp, &W->flights)
-    flight_free(LIST_ENTRY(it, struct flight, node));
+    LIST_EACH (it, tmp, &W->flights)
+        flight_free(LIST_ENTRY(it, struct flight, node));
 }
 
 /* The oldest message that has not landed, of a partition chosen at random: the same partition's messages keep their order. */
@@ -87,12 +87,10 @@ bool sim_kafka_land(void)
 {
     struct flight *choice = NULL;
     unsigned seen = 0;
-    LIST_EACH(it, tmp, &W->flights)
-    {
+    LIST_EACH (it, tmp, &W->flights) {
         struct flight *f = LIST_ENTRY(it, struct flight, node);
         bool first = !f->landed;
-        LIST_EACH(jt, jtmp, &W->flights)
-        {
+        LIST_EACH (jt, jtmp, &W->flights) {
             struct flight *g = LIST_ENTRY(jt, struct flight, node);
             if (g == f)
                 break;
@@ -122,8 +120,7 @@ bool sim_kafka_land(void)
 
 bool sim_kafka_ack(struct app *app)
 {
-    LIST_EACH(it, tmp, &W->flights)
-    {
+    LIST_EACH (it, tmp, &W->flights) {
         struct flight *f = LIST_ENTRY(it, struct flight, node);
         if (f->app != app || !f->landed)
             continue;
@@ -140,8 +137,7 @@ bool sim_kafka_ack(struct app *app)
 void sim_kafka_owner_gone(struct app *app)
 {
     bool cut = false;
-    LIST_EACH(it, tmp, &W->flights)
-    {
+    LIST_EACH (it, tmp, &W->flights) {
         struct flight *f = LIST_ENTRY(it, struct flight, node);
         if (f->app != app)
             continue;
@@ -197,8 +193,8 @@ void kafka_consumer_close(struct kafka_consumer **pc)
     struct kafka_consumer *c = *pc;
     if (!c)
         return;
-    LIST_EACH(it, tmp, &c->member)
-    taken_free(LIST_ENTRY(it, struct taken, node));
+    LIST_EACH (it, tmp, &c->member)
+        taken_free(LIST_ENTRY(it, struct taken, node));
     c->app->consumer = NULL;
     mem_free(c);
     *pc = NULL;
@@ -206,8 +202,7 @@ void kafka_consumer_close(struct kafka_consumer **pc)
 
 static struct taken *taken_find(struct kafka_consumer *c, const char *topic, int32_t partition)
 {
-    LIST_EACH(it, tmp, &c->member)
-    {
+    LIST_EACH (it, tmp, &c->member) {
         struct taken *t = LIST_ENTRY(it, struct taken, node);
         if (t->partition == partition && !strcmp(t->topic, topic))
             return t;
@@ -310,8 +305,7 @@ bool sim_kafka_deliver(struct app *app)
     unsigned seen = 0;
     if (!c)
         return false;
-    LIST_EACH(it, tmp, &c->member)
-    {
+    LIST_EACH (it, tmp, &c->member) {
         struct taken *t = LIST_ENTRY(it, struct taken, node);
         const struct log_ *l = world_log(t->topic, t->partition);
         bool something = t->pos != l->n || !t->end_said || strcmp(l->id, t->id);
@@ -365,8 +359,7 @@ bool sim_kafka_unassign(struct app *app, bool lost)
     unsigned seen = 0;
     if (!c)
         return false;
-    LIST_EACH(it, tmp, &c->member)
-    {
+    LIST_EACH (it, tmp, &c->member) {
         if (below(++seen) == 0)
             choice = LIST_ENTRY(it, struct taken, node);
     }

@@ -104,8 +104,7 @@ bool event_run_one(struct app *app)
 {
     struct event *choice = NULL;
     unsigned seen = 0;
-    LIST_EACH(it, tmp, &W->events)
-    {
+    LIST_EACH (it, tmp, &W->events) {
         struct event *e = LIST_ENTRY(it, struct event, node);
         if (e->app == app && below(++seen) == 0)
             choice = e;
@@ -120,8 +119,7 @@ bool event_run_one(struct app *app)
 
 void event_drop_of(struct app *app)
 {
-    LIST_EACH(it, tmp, &W->events)
-    {
+    LIST_EACH (it, tmp, &W->events) {
         struct event *e = LIST_ENTRY(it, struct event, node);
         if (app && e->app != app)
             continue;
