@@ -3,8 +3,10 @@
 A turn feeds new posts while the service under measure is stopped, lets it go on, and takes its CPU until it has dealt with all.
 SPDX-License-Identifier: Apache-2.0
 """
+import contextlib
 import glob
 import os
+import signal
 
 from sluice import http
 
@@ -20,7 +22,7 @@ def _cleaner_done(s, end):
     return len(state["sources"]) == len(DATASETS) and all(one["confirmed"] >= end for one in state["sources"])
 
 
-def _feed(s, number, turn_cleaner):
+def _feed(s, number):
     """Makes a turn's posts, feeds them, and has the cleaner work them off; returns (path, CPU of the cleaner)."""
     path = common.work_path("raw.tsv")
     common.write_raw(path, POSTS, 100 + number)
@@ -38,7 +40,7 @@ def cleaner(_wanted):
     with common.sluice_stack("wash", ("gateway", "sink-s3", "query-api", "redis"),
                              ["cleaner.kafka.session_timeout=" + LONG]) as s:
         def measure(number):
-            path, cpu = _feed(s, number, True)
+            path, cpu = _feed(s, number)
             walked = common.run_json(common.program("ref_json"), path, "3")
             return {"cleaner": records / cpu, "simdjson": walked["records"] / walked["cpu_s"]}
         turns = common.turns(measure)
@@ -62,12 +64,12 @@ class Sink(common.Service):
 
     def work_off(self, end):
         before = common.cpu_seconds(self.pid)
-        os.kill(self.pid, 18)  # SIGCONT
+        os.kill(self.pid, signal.SIGCONT)
         common.wait_for("%s at %d" % (self.name, end), lambda: self.reached(end), 120, 0.1)
         return common.cpu_seconds(self.pid) - before
 
     def newest_files(self):
-        """The data files of the last commit that had 100 000 rows, per dataset: the largest of the newest."""
+        """The data file of each table's last commit."""
         found = {}
         for d in DATASETS:
             files = glob.glob("%s/delta/*_%s_table/*.parquet" % (self.lake, d))
@@ -96,14 +98,14 @@ def sinks(wanted):
     with common.sluice_stack("sinks", ("gateway", "sink-s3", "query-api"),
                              ["cleaner.kafka.session_timeout=" + LONG]) as s:
         kinds = [("keep", "sink")] + ([("drop", "marks")] if "sink-marks" in wanted else [])
-        with common.contextlib.ExitStack() as exits:
+        with contextlib.ExitStack() as exits:
             running = {label: exits.enter_context(Sink(s, label, copies)) for copies, label in kinds}
 
             def measure(number):
                 end = (number + 1) * POSTS
                 for sink in running.values():
-                    os.kill(sink.pid, 19)  # SIGSTOP
-                _feed(s, number, False)
+                    os.kill(sink.pid, signal.SIGSTOP)
+                _feed(s, number)
                 out = {label: rows / sink.work_off(end) for label, sink in running.items()}
                 out["copy"] = _copy(running["sink"].newest_files())
                 return out

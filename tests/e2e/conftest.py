@@ -19,6 +19,7 @@ import rig  # noqa: E402
 def pytest_configure(config):
     # A stage that is ended at its time limit gets SIGTERM: the fixtures must still stop their stacks.
     def on_term(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut that short
         raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, on_term)
 

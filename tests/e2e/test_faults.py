@@ -18,6 +18,7 @@ import time
 import pytest
 
 import rig
+from sluice import stack as stacks
 from support import evidence, posting
 
 
@@ -165,9 +166,13 @@ def test_disk_full(stack):
                     f.flush()
             full.callback(os.unlink, ballast)
             assert shutil.disk_usage(stack.small_lake).free < 65536
+        elif os.geteuid():
+            print("NOTICE: no tmpfs can be mounted here: folders that may not be written stand for the full disk")
+            for folder, _, _ in os.walk(os.path.join(stacks.lake_path(stack.value), "delta")):
+                full.callback(os.chmod, folder, 0o755)
+                os.chmod(folder, 0o555)
         else:
-            print("NOTICE: no tmpfs can be mounted here: a file size limit stands for the full disk")
-            full.enter_context(limited(stack.pid("sink-s3"), resource.RLIMIT_FSIZE, 64))
+            pytest.skip("NOTICE: no tmpfs can be mounted here, and root may write everywhere: no full disk was tried")
         versions = {d: stack.debug("sink-s3")["tables"][d]["version"] for d in rig.DATASETS}
         stack.post("--rows", 150, "--seed", 43, "--connections", 2, ledger=ledger)
         status, checks = rig.until("/readyz to say so", lambda: stack.ready("sink-s3") if stack.ready("sink-s3")[0] == 503 else None)

@@ -180,6 +180,21 @@ def test_what_dies_is_started_again(place, victim):
         assert [("SLUICE_CRASH_AT" in s["env"]) for s in place.lines("starts") if s["name"] == "cleaner"] == [True, False]
 
 
+def test_environment_of_the_next_start_alone(place):
+    place.up()
+    os.makedirs(os.path.join(place.state, "env"))
+    path = os.path.join(place.state, "env", "cleaner.json")
+    stack.write_json(path, {"SLUICE_CRASH_AT": "there"})
+    for starts in (2, 3):
+        pid = place.stack()["pids"]["cleaner"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: place.stack()["pids"].get("cleaner", pid) != pid, "no new process")
+        wait_for(lambda: len([s for s in place.lines("starts") if s["name"] == "cleaner"]) == starts, "it did not start")
+        assert not os.path.exists(path)
+    given = [s["env"].get("SLUICE_CRASH_AT") for s in place.lines("starts") if s["name"] == "cleaner"]
+    assert given == [None, "there", None]
+
+
 def _status(place):
     return subprocess.run([SLUICE, "status", "--state", place.state, "--json"], stdout=subprocess.PIPE, timeout=60).stdout
 

@@ -51,23 +51,36 @@ static void take(struct batch *b, const char *source, int64_t from, int64_t to, 
     buf_deinit(&buf);
 }
 
-/* The positions that a walk gives, as text: "3 4 5". */
+/* The positions that a walk gives, as text: "3 4 5". The walk without content and the counts must agree with it. */
 static const char *walk(const struct batch *b, bool dead, bool copies)
 {
     static char text[2000];
-    struct batch_cursor c;
+    struct batch_cursor c, bare;
     struct span_item item;
-    const struct batch_piece *piece;
-    uint32_t row;
+    const struct batch_piece *piece, *bare_piece;
+    uint32_t row, bare_row;
+    uint64_t found = 0;
     size_t n = 0;
     text[0] = 0;
     batch_cursor_init(&c, b, dead, copies);
+    batch_cursor_init(&bare, b, dead, copies);
     while (batch_cursor_next(&c, &item, &piece, &row)) {
         assert_int_equal(item.kind, dead ? SPAN_REJECT : SPAN_ROW);
         if (!dead && piece->keys)
             assert_true(row < piece->rows_n);
+        if (!dead) {
+            assert_int_equal(batch_cursor_row(&bare, &bare_piece, &bare_row), 1);
+            assert_ptr_equal(bare_piece, piece);
+            assert_int_equal(bare_row, row);
+        }
+        found++;
         n += (size_t)snprintf(text + n, sizeof(text) - n, n ? " %d" : "%d", (int)item.position);
     }
+    if (!dead)
+        assert_int_equal(batch_cursor_row(&bare, &bare_piece, &bare_row), 0);
+    assert_int_equal(found, dead     ? batch_rejects(b)
+                            : copies ? batch_rows(b) + batch_copies(b)
+                                     : batch_rows(b));
     return text;
 }
 

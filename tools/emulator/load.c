@@ -329,7 +329,7 @@ int load_open(struct loop *loop, const struct emulator_opts *o, const struct sou
               struct ledger *ledger, struct report *report, load_done_fn *done, void *ctx,
               struct load **ret, struct err *e)
 {
-    struct httpc_opts http = {.max_connections = o->http2 ? 1 : o->connections, .http2 = o->http2};
+    struct httpc_opts http = {.max_connections = o->connections, .http2 = o->http2};
     struct httpc *httpc;
     int rc = httpc_open(loop, &http, &httpc, e);
     if (rc < 0)
