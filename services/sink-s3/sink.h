@@ -1,6 +1,6 @@
 /* sink: clean topics in, Delta tables out.
  *
- * sink.c owns the consumer, the partitions, the holes and the offsets; table.c and landing.c bring batches into tables; batch.c holds the rules;
+ * sink.c owns the consumer and the offsets; part.c a clean partition with its holes; table.c and landing.c bring batches into tables; batch.c holds the rules;
  * copies.c the marks in Redis; metrics.c says what is counted. Threads: loop only.
  * SPDX-License-Identifier: Apache-2.0  */
 #pragma once
@@ -72,7 +72,11 @@ enum part_state {
 };
 
 struct sink;
-struct ask;
+/* A question to Kafka or the tables that outlives its partition harmlessly. */
+struct ask {
+    struct list node;  /* of the sink */
+    struct part *part; /* NULL: gone */
+};
 struct hole {
     struct list node; /* of its partition */
     char *source;
@@ -128,3 +132,16 @@ void sink_drain(struct app *app);
 void sink_stop(struct app *app);
 void sink_free(struct app *app);
 void sink_dump(struct app *app, struct buf *out);
+
+/* sink.c, for part.c */
+void sink_say_ready(struct sink *s);
+/* part.c */
+void part_new(struct sink *s, const char *topic,
+              int32_t partition); /* begins to ask where to begin */
+void part_free(struct part *p);
+struct part *part_find(struct sink *s, const char *topic, int32_t partition);
+void part_message(struct part *p, const struct kafka_message *m);
+void part_end_of_log(struct part *p, int64_t end);
+void part_out_of_range(struct part *p, int64_t offset);
+/* The table is another one: what it holds decides, from the beginning of the clean partition. */
+void part_table_reset(struct part *p);
