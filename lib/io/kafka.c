@@ -214,6 +214,16 @@ static void set_up(struct kafka_core *core, bool up, const char *detail)
         core->on_state(core->ctx, up, detail);
 }
 
+/* librdkafka 2.15 forgets a broker that a metadata answer does not name, also when the answer names none at all, as that of a broker
+ * which its controller has fenced; the configured address had been given up for the learned one before, and nobody is left to ask. */
+static void add_brokers(rd_kafka_t *rk)
+{
+    char brokers[4096];
+    size_t n = sizeof(brokers);
+    if (rd_kafka_conf_get(rd_kafka_conf(rk), "bootstrap.servers", brokers, &n) == RD_KAFKA_CONF_OK)
+        (void)rd_kafka_brokers_add(rk, brokers); /* those that are there are not added twice */
+}
+
 static void on_probed(uv_work_t *req, int status)
 {
     struct probing *p = req->data;
@@ -222,6 +232,8 @@ static void on_probed(uv_work_t *req, int status)
     (void)status;
     mem_free(p);
     core->probing = false;
+    if (!core->closing && err)
+        add_brokers(core->rk);
     if (!core->closing)
         set_up(core, !err, err ? rd_kafka_err2str(err) : "connected");
     kafka_core_unhold(core);

@@ -28,7 +28,7 @@ BIN = os.path.realpath(os.environ.get("SLUICE_BIN") or os.path.join(ROOT, "build
 POSTS = os.environ.get("SLUICE_POSTS") or os.path.join(os.path.dirname(ROOT), "shared", "data", "posts")
 SERVICES = stack.SERVICES
 DATASETS = stack.DATASETS
-DEADLINE = 180
+DEADLINE = int(os.environ.get("SLUICE_DEADLINE") or 180)
 # A sanitized build is several times slower.
 FLUSH = ["sink-s3.flush.interval=100ms", "sink-s3.commit.interval=200ms", "cleaner.commit.interval=200ms"]
 UP = []  # the stacks that are up, for conftest
