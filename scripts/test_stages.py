@@ -17,6 +17,8 @@ import xml.etree.ElementTree as ET
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join("build", "logs")
 
+# What FAST=1 leaves out of tests/service: real Kafka, or more than half a minute.
+SERVICE_SLOW = ["test_cleaner.py", "test_sink.py", "test_tool_runner.py", "test_query_api.py", "test_emulator.py"]
 # Every file of tests/e2e stands in one of these lists, in the order in which they run. LONG ones run by `make chaos`.
 E2E = [
     "test_whole_way.py",
@@ -184,13 +186,19 @@ def e2e_files(names, stage_list=False):
     return [os.path.join("tests", "e2e", name) for name in names if os.path.exists(os.path.join("tests", "e2e", name))]
 
 
+def service_files():
+    if not os.environ.get("FAST"):
+        return ["tests/service"]
+    return sorted(p for p in glob.glob("tests/service/test_*.py") if os.path.basename(p) not in SERVICE_SLOW)
+
+
 def stages():
     san_files = E2E if os.environ.get("SAN") == "all" else E2E_SAN
     return [
         Stage("build dev", build_dev),
         Stage("lint", lint),
         Stage("unit", unit, needs="tests/unit/test_*.c"),
-        Stage("service", pytest(["tests/service"], "dev"), needs="tests/service/test_*.py"),
+        Stage("service", pytest(service_files(), "dev"), needs="tests/service/test_*.py"),
         Stage("model", model, needs="tests/model/*.c", slow=True),
         Stage("planted", pytest(["tests/model/test_planted.py"], "dev"), needs="tests/model/test_planted.py", slow=True),
         Stage("build test", build("test", "all"), slow=True),

@@ -29,7 +29,7 @@ def stack(tmp_path_factory):
     os.makedirs(lake)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", lake], capture_output=True).returncode == 0
     try:
-        with rig.Stack(folder, settings=rig.FLUSH + ["sink-s3.checkpoint.interval=10"]) as s:
+        with rig.Stack(folder, settings=rig.FLUSH + rig.LONG_SESSIONS + ["sink-s3.checkpoint.interval=10"]) as s:
             s.small_lake = lake if mounted else None
             yield s
     finally:
@@ -119,13 +119,13 @@ def test_broker_full(stack):
     with limited(stack.pid("kafka"), resource.RLIMIT_FSIZE, largest + (256 << 10)):
         client.start()
         rig.until("Kafka to give up", lambda: stack.restarts("kafka") > before)
-    failed = ledger.counts["refused"] + ledger.counts["unknown"]
     known = ledger.counts["ok"]
     rig.until("posts to be taken", lambda: ledger.counts["ok"] > known + 20)
     over.set()
     client.join(60)
     ledger.close()
-    assert failed + ledger.counts["refused"] + ledger.counts["unknown"] > 0
+    # A broker that is back within the delivery time-out costs nobody anything; what it did cost, verify compares.
+    assert any("log dirs" in line and "have failed" in line for line in stacks.tail(os.path.join(stack.state, "logs", "kafka.log"), 2000, 1 << 24))
 
 
 def test_redis_gone(stack):
