@@ -14,7 +14,7 @@ from . import common
 from .common import DATASETS, Row
 
 POSTS, FILES = 1000000, 10
-REPEATS_304 = 20
+REPEATS_304 = 500
 PARAMS = {"median": "'interpolated'", "top": "'all'", "distinct": "'row'"}
 YEARS = {"category-posts-by-year": (2018, 2022)}
 

@@ -8,8 +8,8 @@ from . import common
 from .common import Row
 
 CONNECTIONS = 64
-SINGLE_REQUESTS = 30000
-BATCH, BATCH_POSTS = 100, 50000
+SINGLE_REQUESTS = 80000
+BATCH, BATCH_POSTS = 100, 150000
 WITHOUT = ("cleaner", "sink-s3", "query-api", "redis")
 
 
