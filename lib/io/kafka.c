@@ -20,8 +20,13 @@ enum {
     PROBE_CHUNK_MS = 1000, /* a worker looks up this often whether anybody still waits for it */
     PROBE_EVERY_UP_MS = 3000,
     LEAVE_WAIT_MS = 20,
+    DESTROY_LIMIT_MS =
+        10000, /* what the library has not given back by then is left to the process's end */
     LEAVE_TRIES = 1000
 };
+
+/* The instance is at work or being destroyed; is gone; was given up by the loop. */
+enum end { END_PENDING, END_DESTROYED, END_GIVEN_UP };
 
 struct kafka_core {
     uint32_t tag;
@@ -39,7 +44,8 @@ struct kafka_core {
     void *ctx;
     unsigned holds;
     bool consumer, probe, probing, up, told, closing, leaving;
-    atomic_bool stopped, destroyed;
+    atomic_bool stopped;
+    atomic_int end; /* enum end */
 };
 
 static void drain(void *ctx);
@@ -313,8 +319,9 @@ static void on_async(uv_async_t *async)
         drain(core);
         return;
     }
-    if (!atomic_load(&core->destroyed) || uv_is_closing((uv_handle_t *)async))
+    if (atomic_load(&core->end) != END_DESTROYED || uv_is_closing((uv_handle_t *)async))
         return;
+    loop_timer_stop(&core->tick);
     uv_thread_join(&core->destroyer);
     uv_close((uv_handle_t *)async, on_core_closed);
 }
@@ -395,12 +402,27 @@ static void destroy_mt(void *arg)
         finish_leaving_mt(core);
     rd_kafka_queue_destroy(core->queue);
     rd_kafka_destroy_flags(core->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
-    atomic_store(&core->destroyed, true);
-    uv_async_send(&core->async);
+    int pending = END_PENDING;
+    if (atomic_compare_exchange_strong(&core->end, &pending, END_DESTROYED))
+        uv_async_send(&core->async);
+}
+
+/* librdkafka 2.15 can hang for good when a consumer is destroyed while its group changes: its main thread turns without end. The handle
+ * is closed then, and the instance with the core stays until the process ends. */
+static void on_destroy_late(void *ctx)
+{
+    struct kafka_core *core = ctx;
+    int pending = END_PENDING;
+    if (!atomic_compare_exchange_strong(&core->end, &pending, END_GIVEN_UP))
+        return;
+    LOG(WARN, "library_not_closed", KV_INT("after_ms", DESTROY_LIMIT_MS));
+    pthread_detach(core->destroyer);
+    uv_close((uv_handle_t *)&core->async, NULL);
 }
 
 static void start_destroyer(struct kafka_core *core)
 {
+    loop_timer_start(core->loop, &core->tick, DESTROY_LIMIT_MS, on_destroy_late, core);
     CHECK(!uv_thread_create(&core->destroyer, destroy_mt, core));
 }
 
