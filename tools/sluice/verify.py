@@ -253,8 +253,9 @@ def load_table(folder, dataset, report):
                                "stands after %d/%d (file %s)" % (before + (path,)))
                 within[source] = (position, item)
                 out.add(place, content_digest(values), ingested, report, doubled)
-        if not rewritten:
-            last.update(within)
+        # A rewritten file holds rows of commits before its own: whatever is appended later must stand after them too.
+        for source, place in within.items():
+            last[source] = max(last.get(source, place), place) if rewritten else place
     return out
 
 
