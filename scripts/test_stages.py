@@ -115,8 +115,7 @@ def lint(stage, log):
 
 
 def unit(stage, log):
-    rc = stage.command(log, "ctest", "--test-dir", "build/dev", "-j", "2", "--output-on-failure", "--no-tests=error",
-                       "--repeat", "until-pass:2")
+    rc = stage.command(log, "ctest", "--test-dir", "build/dev", "-j", "2", "--output-on-failure", "--no-tests=error")
     with open(stage.log, encoding="utf-8", errors="replace") as f:
         found = re.findall(r"(\d+) tests? failed out of (\d+)", f.read())
     if found:
@@ -125,22 +124,12 @@ def unit(stage, log):
     return rc == 0
 
 
-def failed_file(report):
-    """The test file of the first failure in a JUnit report; None when there is none to be found."""
-    if not os.path.exists(report):
-        return None
-    for case in ET.parse(report).getroot().iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
-            return case.get("classname", "").replace(".", "/") + ".py"
-    return None
-
-
 def pytest(files, preset):
-    """Runs test files with the programs of one preset; several runs per stage add up.
-
-    These tests share two cores with real servers and look at clocks. A file that fails is run once more, with those that
-    follow it, and the log and the table say so; what fails twice fails the stage."""
-    def once(stage, log, names):
+    """Runs test files with the programs of one preset; several runs per stage add up."""
+    def run(stage, log):
+        if not files:
+            log.write(b"none of the files that scripts/test_stages.py lists for this stage is there\n")
+            return False
         report = os.path.abspath(stage.log.replace(".log", ".xml"))
         if os.path.exists(report):
             os.remove(report)
@@ -150,32 +139,16 @@ def pytest(files, preset):
                "PYTHONPATH": os.pathsep.join(os.path.join(ROOT, d) for d in ("tools", "tests")),
                "PYTHONDONTWRITEBYTECODE": "1"}
         rc = stage.command(log, sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--durations=10",
-                           "-o", "faulthandler_timeout=900", "-o", "junit_logging=no", "--junitxml=" + report, *names,
+                           "-o", "faulthandler_timeout=900", "-o", "junit_logging=no", "--junitxml=" + report, *files,
                            env=env)
-        bad = 0
         if os.path.exists(report):
             for suite in ET.parse(report).getroot().iter("testsuite"):
-                failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+                bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
                 skipped = int(suite.get("skipped", 0))
-                bad += failed
+                stage.failed += bad
                 stage.skipped += skipped
-                stage.passed += int(suite.get("tests", 0)) - failed - skipped
-        return rc == 0, bad, failed_file(report)
-
-    def run(stage, log):
-        if not files:
-            log.write(b"none of the files that scripts/test_stages.py lists for this stage is there\n")
-            return False
-        names = sorted(p for f in files for p in (glob.glob(f + "/test_*.py") if os.path.isdir(f) else [f])) \
-            if any(os.path.isdir(f) for f in files) else list(files)
-        ok, bad, culprit = once(stage, log, names)
-        if not ok and culprit in names:
-            print(f"=== {stage.name}: {culprit} FAILED; it and what follows are run once more (the first log: {stage.log})")
-            log.write(f"\n=== {culprit} failed; once more from there\n\n".encode())
-            log.flush()
-            ok, bad, culprit = once(stage, log, names[names.index(culprit):])
-        stage.failed += bad
-        return ok
+                stage.passed += int(suite.get("tests", 0)) - bad - skipped
+        return rc == 0
     return run
 
 
