@@ -97,7 +97,9 @@ struct kafka_consumer_callbacks {
     void (*on_out_of_range)(void *ctx, const char *topic, int32_t partition,
                             int64_t offset); /* the offset is not in the log (any more) */
     void (*on_state)(void *ctx, bool up, const char *detail);
-    void (*on_fatal)(void *ctx, const char *text);
+    /* The consumer is of no use any more. ERR_CONFLICT: another process has joined the group under this one's instance (or the
+     * group believes so); ERR_FATAL: anything else. */
+    void (*on_fatal)(void *ctx, int code, const char *text);
     void (*on_closed)(void *ctx); /* kafka_consumer_leave has ended */
 };
 struct kafka_consumer_opts {

@@ -458,9 +458,10 @@ static void on_fatal(struct kafka_consumer *c)
     if (c->fatal)
         return;
     c->fatal = true;
-    rd_kafka_fatal_error(kafka_core_rk(c->core), text, sizeof(text));
+    rd_kafka_resp_err_t err = rd_kafka_fatal_error(kafka_core_rk(c->core), text, sizeof(text));
+    bool fenced = err == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID;
     if (c->cb.on_fatal)
-        c->cb.on_fatal(c->ctx, text);
+        c->cb.on_fatal(c->ctx, fenced ? ERR_CONFLICT : ERR_FATAL, text);
 }
 
 static void on_error(struct kafka_consumer *c, rd_kafka_event_t *ev)

@@ -13,7 +13,8 @@ enum {
     KAFKA_MOCK_PRODUCE = 0,
     KAFKA_MOCK_FETCH = 1,
     KAFKA_MOCK_METADATA = 3,
-    KAFKA_MOCK_COMMIT = 8
+    KAFKA_MOCK_COMMIT = 8,
+    KAFKA_MOCK_HEARTBEAT = 12
 };
 /* Errors of the protocol, by their numbers there. */
 enum {
@@ -23,7 +24,8 @@ enum {
     KAFKA_MOCK_TIMED_OUT = 7,
     KAFKA_MOCK_TOO_LARGE = 10,
     KAFKA_MOCK_NOT_ENOUGH_REPLICAS = 19,
-    KAFKA_MOCK_DENIED = 29
+    KAFKA_MOCK_DENIED = 29,
+    KAFKA_MOCK_FENCED = 82 /* the instance id is another's */
 };
 
 /* `brokers` brokers and one more, the controller. NULL: the library would not. */

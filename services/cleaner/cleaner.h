@@ -1,12 +1,17 @@
 /* cleaner: raw topics in, spans of clean rows and dead letters out.
  *
- * cleaner.c owns the consumer, the span producer and the partitions; cleaner_ask.c finds out where a partition begins; chain.c makes the
- * spans; cleaner_orders.c takes the operator's orders; metrics.c says what is counted. Threads: loop only.
+ * cleaner.c starts, stops and says how it is; raw_part.c is the life of a raw partition; chain.c makes the spans; letters.c sends them;
+ * orders.c takes the operator's orders; metrics.c says what is counted. Threads: loop only.
  * SPDX-License-Identifier: Apache-2.0  */
 #pragma once
 #include "app/app.h"
+#include "app/member.h"
 #include "cleaner/chain.h"
 #include "io/kafka.h"
+
+#define CLEANER_CLIENT "sluice-cleaner"
+/* What Kafka adds to a record that a producer's limit counts: key, headers, framing. */
+#define RECORD_OVERHEAD ((size_t)64 << 10)
 
 struct cleaner_config {
     const char *brokers, *group;
@@ -34,65 +39,60 @@ enum cleaner_metric {
     M_PARTITIONS,
     M_RESTARTS,
     M_REBALANCES,
+    M_LOST_MEMBERSHIPS,
     M_ORDERS
 };
 extern const struct metric_def cleaner_metrics[];
 
-/* state      waits for                    moves on in        then             timeout
- * ASKING     answers of Kafka             on_ask_*           VERIFYING        the question's, then WAITING
- * WAITING    backoff                      on_ask_again       ASKING           backoff to 2 s
- * VERIFYING  the topic's id once more     on_ask_verified    RUNNING, ASKING  the question's, then WAITING
- * RUNNING    records                      on_message         ASKING           -                                              */
+/* state      waits for                    moves on in            then             on failure
+ * ASKING     answers of Kafka             on_topics … on_end     VERIFYING        WAITING
+ * WAITING    backoff                      ask_topics             ASKING           -
+ * VERIFYING  the topic's id once more     on_verified            RUNNING, ASKING  WAITING
+ * RUNNING    records                      raw_part_restart       ASKING           -                                              */
 enum part_state { PART_ASKING, PART_WAITING, PART_VERIFYING, PART_RUNNING };
 
 struct cleaner;
-struct ask;
 struct part {
-    struct list node; /* of the cleaner */
+    struct member_part m; /* first */
     struct cleaner *cleaner;
     const struct dataset *dataset;
-    char *topic;
     const char *clean_topic; /* the cleaner's */
-    int32_t partition;
     enum part_state state;
-    char id[32];     /* the raw topic's id that this life of the partition goes by */
-    struct ask *ask; /* the question on its way, or NULL */
-    unsigned tries;
-    int64_t begin;     /* what Kafka held for this id when this life began; -1: nothing */
-    int64_t committed; /* what it holds now, as last heard */
-    int64_t low, end;  /* of the log, as last asked */
-    int64_t commit_sent;
-    bool taken; /* the consumer reads it */
-    bool paused;
-    bool short_log; /* the log ends below the committed offset */
+    char id[32];      /* the raw topic's id that this life of the partition goes by */
+    int64_t begin;    /* what Kafka held for this id when this life began; -1: nothing */
+    int64_t low, end; /* of the log, as last asked or heard */
+    bool short_log;   /* the log ends below the committed offset */
     struct chain *chain;
-    struct list held; /* what the chain wrote before the id was known for sure */
-    struct loop_timer retry, linger, beat;
+    struct list held; /* letters that the chain wrote before the id was known for sure */
+    struct loop_timer linger, beat;
 };
-
-/* A question to Kafka that outlives its partition harmlessly. */
-struct ask {
-    struct list node;
-    struct part *part;
-};
+_Static_assert(offsetof(struct part, m) == 0, "NULL stays NULL");
+static inline struct part *PART(struct member_part *m)
+{
+    return (struct part *)m;
+}
+static inline const struct part *CONST_PART(const struct member_part *m)
+{
+    return (const struct part *)m;
+}
 
 struct cleaner {
     struct app *app;
     struct loop *loop;
     const struct cleaner_config *config;
     char *group, *instance, *dead_topic, *raw_topics, *clean_topics[DATASETS];
-    struct kafka_consumer *consumer;
+    struct member *member;
     struct kafka_producer *producer;
-    struct kafka_admin *admin;
     struct wash *wash;
     /* Series of M_FAULTS plus 1, as far as they were looked up; the last column is "other". */
     unsigned fault_series[DATASETS][DATASET_MAX_COLUMNS + 1][WASH_FAULTS];
-    struct list parts, asks, orphans;
-    struct list backlog; /* messages that the producer's full queue sent back, in order */
-    size_t inflight_bytes;
-    bool paused, draining, drained, failed, kafka_up[2];
-    bool checking, committing;
-    struct loop_timer check, commit, resend;
+    struct list orphans; /* spans on their way whose chains have ended */
+    struct list backlog; /* letters that the producer's full queue sent back, in order */
+    struct list orders;
+    size_t inflight_bytes; /* of spans and dead letters on their way */
+    bool draining, drained, failed, kafka_up[2];
+    bool checking; /* the raw topics' ids are being asked for */
+    struct loop_timer check, resend;
 };
 
 int cleaner_start(struct app *app, void *config, struct err *e);
@@ -100,18 +100,31 @@ void cleaner_drain(struct app *app);
 void cleaner_stop(struct app *app);
 void cleaner_dump(struct app *app, struct buf *out);
 
-/* cleaner.c, for its other halves */
-void part_set_state(struct part *p, enum part_state state);
-/* Throws the chain away and asks anew where to begin: after a change of the topic, an offset out of range, an order. */
-void part_restart(struct part *p, const char *why);
-/* Where to begin is known: makes the chain and reads; what the chain writes is held back. */
-void part_begin(struct part *p);
-/* The id is the same after the partition was taken in: what was held back goes out. */
-void part_run(struct part *p);
+/* cleaner.c, for the others */
 void cleaner_say_ready(struct cleaner *c);
-/* cleaner_ask.c */
-void ask_start(struct part *p);
-void ask_verify(struct part *p);
-void ask_drop(struct part *p);
-/* cleaner_orders.c */
-void cleaner_orders_open(struct cleaner *c);
+void cleaner_account(struct cleaner *c, int64_t bytes); /* more or less on its way */
+void cleaner_fail(struct cleaner *c, const char *event, const char *text);
+void cleaner_drain_step(struct cleaner *c); /* nothing without a drain */
+
+/* raw_part.c: the member's words, and: begins the partition anew, from its committed offset */
+void raw_part_new(void *ctx, const char *topic, int32_t partition);
+void raw_part_free(struct member_part *m);
+void raw_part_message(struct member_part *m, const struct kafka_message *msg);
+void raw_part_end_of_log(struct member_part *m, int64_t offset);
+void raw_part_out_of_range(struct member_part *m, int64_t offset);
+int64_t raw_part_due(const struct member_part *m, char **ret_metadata);
+void raw_part_restart(struct part *p, const char *why);
+
+/* letters.c */
+int letters_open(struct cleaner *c, struct err *e);
+void letters_close(struct cleaner *c);
+void letters_span(void *part, struct chain_span *span, struct str message);
+void letters_reject(void *part, struct chain_span *span, const struct reject *r);
+void letters_release(struct part *p); /* what was held goes out */
+void letters_drop(struct part *p);    /* what was held is forgotten */
+
+/* orders.c */
+void orders_open(struct cleaner *c);
+void orders_close(struct cleaner *c);
+/* The consumer has gone: orders that wait for its answer are answered 503. */
+void orders_lost(struct cleaner *c);

@@ -63,6 +63,10 @@ const struct metric_def cleaner_metrics[] = {
          "Partitions that were begun anew (topic made anew, offset out of range, an order)"},
     [M_REBALANCES] = {"sluice_cleaner_rebalances_total", METRIC_COUNTER,
                       "Assignments and revocations"},
+    [M_LOST_MEMBERSHIPS] =
+        {"sluice_cleaner_lost_memberships_total", METRIC_COUNTER,
+         "Times the group threw this member out (Kafka stood still too long, or another took its "
+         "name) and it joined anew"},
     [M_ORDERS] = {"sluice_cleaner_orders_total", METRIC_COUNTER,
                   "Orders of the operator carried out"},
     {0}};

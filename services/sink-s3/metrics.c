@@ -84,6 +84,10 @@ const struct metric_def sink_metrics[] = {
                                   "Commits of offsets that failed"},
     [M_REBALANCES] = {"sluice_sink_rebalances_total", METRIC_COUNTER,
                       "Assignments and revocations"},
+    [M_LOST_MEMBERSHIPS] =
+        {"sluice_sink_lost_memberships_total", METRIC_COUNTER,
+         "Times the group threw this member out (Kafka stood still too long, or another took its "
+         "name) and it joined anew"},
     [M_REDIS_UP] = {"sluice_sink_redis_up", METRIC_GAUGE,
                     "1 while Redis can be asked about copies"},
     [M_MARKS_FAILED] = {"sluice_sink_marks_failed_total", METRIC_COUNTER,

@@ -8,15 +8,11 @@
 #include "base/mem.h"
 #include <inttypes.h>
 
-#define ASK_TIMEOUT_MS 5000
-#define ASK_BACKOFF_MS 50
-#define ASK_BACKOFF_CAP_MS 2000
-
 struct recheck {
     int64_t wanted; /* of the table's log */
 };
 
-static void part_ask(struct part *p);
+static void ask_committed(void *ctx);
 
 static void part_set_state(struct part *p, enum part_state state)
 {
@@ -24,41 +20,10 @@ static void part_set_state(struct part *p, enum part_state state)
                                         "READING", "WAITING",    "STOPPED"};
     if (p->state == state)
         return;
-    LOG(DEBUG, "partition_state", KV_STR("topic", p->topic), KV_INT("partition", p->partition),
+    LOG(DEBUG, "partition_state", KV_STR("topic", p->m.topic), KV_INT("partition", p->m.partition),
         KV_STR("from", names[p->state]), KV_STR("to", names[state]));
     p->state = state;
     sink_say_ready(p->sink);
-}
-
-struct part *part_find(struct sink *s, const char *topic, int32_t partition)
-{
-    LIST_EACH (it, tmp, &s->parts) {
-        struct part *p = LIST_ENTRY(it, struct part, node);
-        if (p->partition == partition && !strcmp(p->topic, topic))
-            return p;
-    }
-    return NULL;
-}
-
-static struct ask *ask_new(struct part *p)
-{
-    struct ask *a = MEM_NEW(struct ask);
-    if (p->ask)
-        p->ask->part = NULL;
-    a->part = p;
-    p->ask = a;
-    list_push(&p->sink->asks, &a->node);
-    return a;
-}
-
-static struct part *ask_end(struct ask *a)
-{
-    struct part *p = a->part;
-    if (p)
-        p->ask = NULL;
-    list_remove(&a->node);
-    mem_free(a);
-    return p;
 }
 
 static void hole_free(struct hole *h)
@@ -87,120 +52,94 @@ static void part_forget_rechecks(struct part *p)
     p->rechecked = map_new();
 }
 
-void part_free(struct part *p)
+void part_free(struct member_part *mp)
 {
+    struct part *p = PART(mp);
     struct metrics *m = app_metrics(p->sink->app);
     char number[16];
-    snprintf(number, sizeof(number), "%d", p->partition);
-    metric_hide(m, M_NEXT, metric_series(m, M_NEXT, p->topic, number));
-    metric_hide(m, M_LAG, metric_series(m, M_LAG, p->topic, number));
-    if (p->ask)
-        p->ask->part = NULL;
-    loop_timer_stop(&p->retry);
-    table_drop_partition(p->table, p->partition);
+    snprintf(number, sizeof(number), "%d", mp->partition);
+    metric_hide(m, M_NEXT, metric_series(m, M_NEXT, mp->topic, number));
+    metric_hide(m, M_LAG, metric_series(m, M_LAG, mp->topic, number));
+    table_drop_partition(p->table, mp->partition);
     drop_holes(p);
     part_forget_rechecks(p);
     map_free(&p->rechecked);
-    list_remove(&p->node);
-    mem_free(p->topic);
+    member_part_deinit(mp);
     mem_free(p);
 }
 
-void part_new(struct sink *s, const char *topic, int32_t partition)
+void part_new(void *ctx, const char *topic, int32_t partition)
 {
+    struct sink *s = ctx;
     const struct dataset *d = dataset_of_clean_topic(app_common(s->app)->user, topic);
     CHECK(d); /* only clean topics are subscribed to */
     struct part *p = MEM_NEW(struct part);
+    member_part_init(s->member, &p->m, topic, partition);
     p->sink = s;
     p->table = s->tables[d->id];
-    p->topic = mem_strdup(topic);
-    p->partition = partition;
-    p->committed = p->commit_sent = p->stored = p->hold = -1;
+    p->stored = p->hold = -1;
     p->rechecked = map_new();
     list_init(&p->holes);
-    list_push(&s->parts, &p->node);
-    part_ask(p);
+    ask_committed(p);
 }
 
 /* ---------------------------------------------------------------- where to begin */
 
-static void on_again(void *ctx)
+static void ask_later(struct part *p, int rc, const char *step)
 {
-    part_ask(ctx);
-}
-
-static void ask_later(struct part *p, int rc, const char *what)
-{
-    LOG(WARN, "partition_not_begun", KV_STR("topic", p->topic), KV_INT("partition", p->partition),
-        KV_STR("step", what), KV_ERR(rc));
     part_set_state(p, PART_WAITING);
-    loop_timer_start(p->sink->loop, &p->retry,
-                     loop_backoff_ms(p->tries++, ASK_BACKOFF_MS, ASK_BACKOFF_CAP_MS), on_again, p);
+    member_retry(&p->m, rc, step, ask_committed);
 }
 
-static void on_committed_asked(void *ctx, int rc, const struct kafka_partition *parts, size_t n);
-static void on_refreshed(void *ctx, int rc);
-static void on_first(void *ctx, int rc, const struct kafka_partition *parts, size_t n);
+static void on_committed(void *ask, int rc, const struct kafka_partition *parts, size_t n);
+static void on_refreshed(void *ask, int rc);
+static void on_first(void *ask, int rc, const struct kafka_partition *parts, size_t n);
 
-static void part_ask(struct part *p)
+static void ask_committed(void *ctx)
 {
-    const struct kafka_partition kp = {.topic = p->topic, .partition = p->partition, .offset = -1};
+    struct part *p = ctx;
     part_set_state(p, PART_ASKING);
-    kafka_consumer_committed(p->sink->consumer, &kp, 1, ASK_TIMEOUT_MS, on_committed_asked,
-                             ask_new(p));
+    member_ask_committed(&p->m, on_committed);
 }
 
 static void part_refresh(struct part *p)
 {
     part_set_state(p, PART_REFRESHING);
-    table_refresh(p->table, on_refreshed, ask_new(p));
+    table_refresh(p->table, on_refreshed, member_ask(&p->m));
 }
 
-static void on_committed_asked(void *ctx, int rc, const struct kafka_partition *parts, size_t n)
+static void on_committed(void *ask, int rc, const struct kafka_partition *parts, size_t n)
 {
-    struct part *p = ask_end(ctx);
+    struct part *p = PART(member_answer(ask));
     if (!p)
         return;
     if (rc || n != 1) {
         ask_later(p, rc ? rc : ERR_PROTOCOL, "committed");
         return;
     }
-    p->committed = p->commit_sent = parts[0].offset >= 0 ? parts[0].offset : -1;
+    p->m.committed = p->m.commit_sent = parts[0].offset >= 0 ? parts[0].offset : -1;
     part_refresh(p);
 }
 
 /* Reads on from `offset`; everything that waits of this partition is judged anew. */
 static void part_read(struct part *p, int64_t offset)
 {
-    struct sink *s = p->sink;
-    const struct kafka_partition kp = {
-        .topic = p->topic, .partition = p->partition, .offset = offset};
-    table_drop_partition(p->table, p->partition);
-    p->tries = 0;
+    table_drop_partition(p->table, p->m.partition);
+    p->m.tries = 0;
     p->from_beginning = false;
     p->next = offset;
     p->stored = -1;
     p->hold = -1;
     drop_holes(p);
-    if (p->taken) {
-        kafka_consumer_seek(s->consumer, p->topic, p->partition, offset);
-    } else {
-        kafka_consumer_take(s->consumer, &kp, 1);
-        p->taken = true;
-        p->paused = false;
-    }
-    LOG(INFO, "partition_begun", KV_STR("topic", p->topic), KV_INT("partition", p->partition),
+    member_begin(&p->m, offset);
+    LOG(INFO, "partition_begun", KV_STR("topic", p->m.topic), KV_INT("partition", p->m.partition),
         KV_INT("offset", offset));
     part_set_state(p, PART_READING);
-    if (s->paused && !p->paused) {
-        p->paused = true;
-        kafka_consumer_pause(s->consumer, p->topic, p->partition);
-    }
 }
 
-static void on_refreshed(void *ctx, int rc)
+static void on_refreshed(void *ask, int rc)
 {
-    struct part *p = ask_end(ctx);
+    struct part *p = PART(member_answer(ask));
     if (!p)
         return;
     if (rc) { /* another table: what it holds decides, from the beginning */
@@ -209,18 +148,17 @@ static void on_refreshed(void *ctx, int rc)
         part_refresh(p);
         return;
     }
-    if (p->committed >= 0 && !p->from_beginning) {
-        part_read(p, p->committed);
+    if (p->m.committed >= 0 && !p->from_beginning) {
+        part_read(p, p->m.committed);
         return;
     }
-    const struct kafka_partition kp = {.topic = p->topic, .partition = p->partition};
     part_set_state(p, PART_FIRST);
-    kafka_admin_offsets(p->sink->admin, &kp, 1, true, on_first, ask_new(p));
+    member_ask_first(&p->m, on_first);
 }
 
-static void on_first(void *ctx, int rc, const struct kafka_partition *parts, size_t n)
+static void on_first(void *ask, int rc, const struct kafka_partition *parts, size_t n)
 {
-    struct part *p = ask_end(ctx);
+    struct part *p = PART(member_answer(ask));
     if (!p)
         return;
     if (rc || n != 1 || parts[0].offset < 0) {
@@ -233,7 +171,7 @@ static void on_first(void *ctx, int rc, const struct kafka_partition *parts, siz
 /* Reads the tables' logs to their ends, and the clean partition once more from its beginning. */
 static void part_from_beginning(struct part *p)
 {
-    table_drop_partition(p->table, p->partition);
+    table_drop_partition(p->table, p->m.partition);
     p->from_beginning = true;
     part_refresh(p);
 }
@@ -296,13 +234,11 @@ static bool wants_recheck(struct part *p, struct str source)
 
 static void stop_part(struct part *p, int64_t offset, const struct err *e)
 {
-    LOG(ERROR, "span_broken", KV_STR("topic", p->topic), KV_INT("partition", p->partition),
+    LOG(ERROR, "span_broken", KV_STR("topic", p->m.topic), KV_INT("partition", p->m.partition),
         KV_INT("offset", offset), KV_STR("detail", e->text));
     metric_add(app_metrics(p->sink->app), M_BROKEN_SPANS, 0, 1);
     p->hold = p->hold < 0 ? offset : p->hold;
-    if (!p->paused)
-        kafka_consumer_pause(p->sink->consumer, p->topic, p->partition);
-    p->paused = true;
+    member_hold(&p->m);
     part_set_state(p, PART_STOPPED);
 }
 
@@ -331,16 +267,17 @@ static bool take_span(struct part *p, const struct span *span, int64_t offset)
         if (span->lost && span->from == 0)
             LOG(INFO, "source_begins_at", KV_SLICE("source", span->source),
                 KV_INT("position", span->to));
-        table_take(p->table, span, p->partition);
+        table_take(p->table, span, p->m.partition);
         return true;
     }
     return true;
 }
 
-void part_message(struct part *p, const struct kafka_message *m)
+void part_message(struct member_part *mp, const struct kafka_message *m)
 {
+    struct part *p = PART(mp);
     struct sink *s = p->sink;
-    if (p->state != PART_READING || m->offset < p->next)
+    if (s->draining || p->state != PART_READING || m->offset < p->next)
         return;
     struct span span;
     struct err e = {.code = 0};
@@ -356,36 +293,45 @@ void part_message(struct part *p, const struct kafka_message *m)
     }
     if (rc) {
         metric_add(app_metrics(s->app), M_NOT_SPANS, 0, 1);
-        LOG(WARN, "message_skipped", KV_STR("topic", p->topic), KV_INT("partition", p->partition),
-            KV_INT("offset", m->offset));
+        LOG(WARN, "message_skipped", KV_STR("topic", p->m.topic),
+            KV_INT("partition", p->m.partition), KV_INT("offset", m->offset));
     } else {
         metric_add(app_metrics(s->app), M_SPANS, span.dataset->id, 1);
         if (!take_span(p, &span, m->offset))
             return;
     }
     p->next = m->offset + 1;
-    table_pass(p->table, p->partition, p->next);
+    table_pass(p->table, p->m.partition, p->next);
 }
 
-void part_end_of_log(struct part *p, int64_t end)
+void part_end_of_log(struct member_part *mp, int64_t end)
 {
+    struct part *p = PART(mp);
     if (p->state != PART_READING)
         return;
     p->end = end;
     if (end <= p->next)
         return;
     p->next = end; /* offsets without a message */
-    table_pass(p->table, p->partition, p->next);
+    table_pass(p->table, p->m.partition, p->next);
 }
 
-void part_out_of_range(struct part *p, int64_t offset)
+void part_out_of_range(struct member_part *mp, int64_t offset)
 {
+    struct part *p = PART(mp);
     if (p->state != PART_READING)
         return;
     /* The spans from the beginning on say what is missing. */
-    LOG(WARN, "offset_out_of_range", KV_STR("topic", p->topic), KV_INT("partition", p->partition),
-        KV_INT("offset", offset));
+    LOG(WARN, "offset_out_of_range", KV_STR("topic", p->m.topic),
+        KV_INT("partition", p->m.partition), KV_INT("offset", offset));
     part_from_beginning(p);
+}
+
+int64_t part_due(const struct member_part *mp, char **ret_metadata)
+{
+    const struct part *p = CONST_PART(mp);
+    (void)ret_metadata;
+    return p->hold >= 0 && p->hold < p->stored ? p->hold : p->stored;
 }
 
 void part_table_reset(struct part *p)

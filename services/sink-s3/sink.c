@@ -1,4 +1,4 @@
-/* sink: the consumer, the offsets, the tables' words, start and stop. See sink.h for the map.
+/* sink: the tables' words, the member's, start and stop. See sink.h for the map.
  *
  * Memory: spans that wait are counted in bytes over all tables. Above flush.bytes every table is flushed; above twice that every partition
  * pauses, below it they go on.
@@ -18,28 +18,16 @@
 #define MESSAGE_MAX ((size_t)68 << 20)
 
 static void drain_step(struct sink *s);
-static void commit_offsets(struct sink *s, struct part *only, kafka_offsets_fn *done);
 
 /* ---------------------------------------------------------------- pausing */
 
 static void pause_all(struct sink *s, bool pause)
 {
-    if (s->paused == pause)
+    if (!member_pause(s->member, pause))
         return;
-    s->paused = pause;
     metric_set(app_metrics(s->app), M_PAUSED, 0, pause);
     metric_add(app_metrics(s->app), M_PAUSES, 0, pause);
     LOG(DEBUG, pause ? "partitions_paused" : "partitions_resumed", KV_INT("bytes", s->buffered));
-    LIST_EACH (it, tmp, &s->parts) {
-        struct part *p = LIST_ENTRY(it, struct part, node);
-        if (!p->taken || p->paused == pause)
-            continue;
-        p->paused = pause;
-        if (pause)
-            kafka_consumer_pause(s->consumer, p->topic, p->partition);
-        else
-            kafka_consumer_resume(s->consumer, p->topic, p->partition);
-    }
 }
 
 static void on_bytes(void *ctx, int64_t more)
@@ -58,7 +46,7 @@ static void on_bytes(void *ctx, int64_t more)
         pause_all(s, true);
     else if (s->buffered <= s->config->flush_bytes && !s->draining)
         pause_all(s, false);
-    if (more < 0 && s->draining)
+    if (more < 0)
         drain_step(s); /* what was dropped, or had nobody to report to, is waited for no more */
 }
 
@@ -67,20 +55,19 @@ static void on_bytes(void *ctx, int64_t more)
 static void on_stored(void *ctx, struct table *t, int32_t partition, int64_t upto)
 {
     struct sink *s = ctx;
-    LIST_EACH (it, tmp, &s->parts) {
-        struct part *p = LIST_ENTRY(it, struct part, node);
-        if (p->table == t && p->partition == partition && upto > p->stored)
+    LIST_EACH (it, tmp, member_parts(s->member)) {
+        struct part *p = PART(LIST_ENTRY(it, struct member_part, node));
+        if (p->table == t && p->m.partition == partition && upto > p->stored)
             p->stored = upto;
     }
-    if (s->draining)
-        drain_step(s);
+    drain_step(s);
 }
 
 static void on_reset(void *ctx, struct table *t)
 {
     struct sink *s = ctx;
-    LIST_EACH (it, tmp, &s->parts) {
-        struct part *p = LIST_ENTRY(it, struct part, node);
+    LIST_EACH (it, tmp, member_parts(s->member)) {
+        struct part *p = PART(LIST_ENTRY(it, struct member_part, node));
         if (p->table == t)
             part_table_reset(p);
     }
@@ -146,63 +133,48 @@ static void on_redis_state(void *ctx, bool connected, const char *detail)
     app_ready_set(s->app, "redis", true, connected ? "connected" : "not connected: copies pass");
 }
 
-/* ---------------------------------------------------------------- the consumer's words */
+/* ---------------------------------------------------------------- the member's words */
 
-static void on_message(void *ctx, const struct kafka_message *m)
+static void on_commit(void *ctx)
 {
     struct sink *s = ctx;
-    struct part *p = part_find(s, m->topic, m->partition);
-    if (p && !s->draining)
-        part_message(p, m);
+    CRASH_POINT("sink_before_offsets");
+    metric_add(app_metrics(s->app), M_OFFSET_COMMITS, 0, 1);
 }
 
-static void on_end(void *ctx, const char *topic, int32_t partition, int64_t offset)
+static void on_committed(void *ctx, int rc)
 {
-    struct part *p = part_find(ctx, topic, partition);
-    if (p)
-        part_end_of_log(p, offset);
+    struct sink *s = ctx;
+    if (rc)
+        metric_add(app_metrics(s->app), M_OFFSET_COMMIT_FAILURES, 0, 1);
+    CRASH_POINT("sink_after_offsets");
+    drain_step(s);
 }
 
-static void on_out_of_range(void *ctx, const char *topic, int32_t partition, int64_t offset)
-{
-    struct part *p = part_find(ctx, topic, partition);
-    if (p)
-        part_out_of_range(p, offset);
-}
-
-static void on_assign(void *ctx, enum kafka_assign_kind kind, const struct kafka_partition *parts,
-                      size_t n)
+static void on_rebalance(void *ctx)
 {
     struct sink *s = ctx;
     metric_add(app_metrics(s->app), M_REBALANCES, 0, 1);
-    for (size_t i = 0; i < n; i++) {
-        struct part *p = part_find(s, parts[i].topic, parts[i].partition);
-        LOG(INFO, kind == KAFKA_ASSIGNED ? "partition_assigned" : "partition_revoked",
-            KV_STR("topic", parts[i].topic), KV_INT("partition", parts[i].partition));
-        if (p) {
-            if (kind == KAFKA_REVOKED)
-                commit_offsets(s, p, NULL);
-            part_free(p);
-        }
-        if (kind == KAFKA_ASSIGNED)
-            part_new(s, parts[i].topic, parts[i].partition);
-    }
-    if (kind != KAFKA_ASSIGNED)
-        kafka_consumer_release(s->consumer, parts, n);
     sink_say_ready(s);
-    if (s->draining)
-        drain_step(s);
+    drain_step(s);
 }
 
-static void on_consumer_state(void *ctx, bool up, const char *detail)
+static void on_lost(void *ctx)
 {
     struct sink *s = ctx;
-    (void)detail;
+    metric_add(app_metrics(s->app), M_LOST_MEMBERSHIPS, 0, 1);
+    sink_say_ready(s);
+    drain_step(s);
+}
+
+static void on_state(void *ctx, bool up)
+{
+    struct sink *s = ctx;
     s->kafka_up = up;
     sink_say_ready(s);
 }
 
-static void on_consumer_fatal(void *ctx, const char *text)
+static void on_fatal(void *ctx, const char *text)
 {
     struct sink *s = ctx;
     LOG(ERROR, "consumer_failed", KV_STR("detail", text));
@@ -215,8 +187,8 @@ void sink_say_ready(struct sink *s)
     bool holes = false;
     const struct part *stuck = NULL;
     unsigned reading = 0, all = 0;
-    LIST_EACH (it, tmp, &s->parts) {
-        struct part *p = LIST_ENTRY(it, struct part, node);
+    LIST_EACH (it, tmp, member_parts(s->member)) {
+        struct part *p = PART(LIST_ENTRY(it, struct member_part, node));
         all++;
         reading += p->state == PART_READING;
         if (p->state == PART_STOPPED || (p->state == PART_WAITING && !stuck))
@@ -231,68 +203,12 @@ void sink_say_ready(struct sink *s)
     app_ready_set(s->app, "holes", !holes, detail);
     snprintf(detail, sizeof(detail), "%u of %u partitions read", reading, all);
     if (stuck)
-        snprintf(detail, sizeof(detail), "%s/%d %s at offset %" PRId64, stuck->topic,
-                 stuck->partition,
+        snprintf(detail, sizeof(detail), "%s/%d %s at offset %" PRId64, stuck->m.topic,
+                 stuck->m.partition,
                  stuck->state == PART_STOPPED ? "stopped: a broken span" : "cannot be begun",
                  stuck->next);
     app_ready_set(s->app, "partitions", !stuck, detail);
     app_ready_set(s->app, "kafka", s->kafka_up, s->kafka_up ? "connected" : "not connected");
-}
-
-/* ---------------------------------------------------------------- committed offsets */
-
-static void commit_offsets(struct sink *s, struct part *only, kafka_offsets_fn *done)
-{
-    size_t n = 0, max = 1;
-    LIST_EACH (it, tmp, &s->parts)
-        max++;
-    struct kafka_partition *parts = MEM_ARRAY(struct kafka_partition, max);
-    LIST_EACH (it, tmp, &s->parts) {
-        struct part *p = LIST_ENTRY(it, struct part, node);
-        int64_t upto = p->hold >= 0 && p->hold < p->stored ? p->hold : p->stored;
-        if ((only && p != only) || upto < 0 || upto <= p->commit_sent)
-            continue;
-        p->commit_sent = upto;
-        parts[n++] =
-            (struct kafka_partition){.topic = p->topic, .partition = p->partition, .offset = upto};
-    }
-    if (n) {
-        CRASH_POINT("sink_before_offsets");
-        s->committing = s->committing || done;
-        metric_add(app_metrics(s->app), M_OFFSET_COMMITS, 0, 1);
-        kafka_consumer_commit(s->consumer, parts, n, done, s);
-    }
-    mem_free(parts);
-}
-
-static void on_offsets_committed(void *ctx, int rc, const struct kafka_partition *parts, size_t n)
-{
-    struct sink *s = ctx;
-    s->committing = false;
-    if (rc) {
-        metric_add(app_metrics(s->app), M_OFFSET_COMMIT_FAILURES, 0, 1);
-        LOG(WARN, "commit_failed", KV_ERR(rc));
-    }
-    for (size_t i = 0; i < n; i++) {
-        struct part *p = part_find(s, parts[i].topic, parts[i].partition);
-        if (!p)
-            continue;
-        if (rc)
-            p->commit_sent = p->committed;
-        else if (parts[i].offset > p->committed)
-            p->committed = parts[i].offset;
-    }
-    CRASH_POINT("sink_after_offsets");
-    if (s->draining)
-        drain_step(s);
-}
-
-static void on_commit_due(void *ctx)
-{
-    struct sink *s = ctx;
-    if (!s->committing)
-        commit_offsets(s, NULL, on_offsets_committed);
-    loop_timer_start(s->loop, &s->commit, s->config->commit_interval, on_commit_due, s);
 }
 
 /* ---------------------------------------------------------------- start and stop */
@@ -302,13 +218,13 @@ static void on_collect(void *ctx)
     struct sink *s = ctx;
     struct metrics *m = app_metrics(s->app);
     metric_set(m, M_BUFFERED, 0, (double)s->buffered);
-    LIST_EACH (it, tmp, &s->parts) {
-        const struct part *p = LIST_ENTRY(it, struct part, node);
+    LIST_EACH (it, tmp, member_parts(s->member)) {
+        const struct part *p = PART(LIST_ENTRY(it, struct member_part, node));
         char number[16];
-        snprintf(number, sizeof(number), "%d", p->partition);
-        int64_t stored = p->stored < 0 ? p->committed : p->stored;
-        metric_set(m, M_NEXT, metric_series(m, M_NEXT, p->topic, number), (double)p->next);
-        metric_set(m, M_LAG, metric_series(m, M_LAG, p->topic, number),
+        snprintf(number, sizeof(number), "%d", p->m.partition);
+        int64_t stored = p->stored < 0 ? p->m.committed : p->stored;
+        metric_set(m, M_NEXT, metric_series(m, M_NEXT, p->m.topic, number), (double)p->next);
+        metric_set(m, M_LAG, metric_series(m, M_LAG, p->m.topic, number),
                    (double)(p->end > stored ? p->end - stored : 0));
     }
 }
@@ -384,6 +300,37 @@ static void open_tables(struct sink *s)
     }
 }
 
+static int join_group(struct sink *s, struct err *e)
+{
+    static const struct member_callbacks cb = {.part_new = part_new,
+                                               .part_free = part_free,
+                                               .on_message = part_message,
+                                               .on_end = part_end_of_log,
+                                               .on_out_of_range = part_out_of_range,
+                                               .due = part_due,
+                                               .on_commit = on_commit,
+                                               .on_committed = on_committed,
+                                               .on_rebalance = on_rebalance,
+                                               .on_lost = on_lost,
+                                               .on_state = on_state,
+                                               .on_fatal = on_fatal};
+    const struct sink_config *o = s->config;
+    bool forced = *o->partitions;
+    const struct member_opts mo = {.consumer = {.brokers = o->brokers,
+                                                .client_id = "sluice-sink-s3",
+                                                .group = s->group,
+                                                .instance = forced ? NULL : s->instance,
+                                                .session_timeout_ms = o->session_timeout,
+                                                .topics = forced ? NULL : s->topics,
+                                                .fetch_bytes = o->flush_bytes / 2,
+                                                .max_message_bytes = MESSAGE_MAX,
+                                                .metadata_refresh_ms = 2000},
+                                   .commit_interval_ms = o->commit_interval,
+                                   .cb = &cb,
+                                   .ctx = s};
+    return member_open(s->loop, &mo, &s->member, e);
+}
+
 /* Forced partitions: no group decides, so that two sinks can be made to fight over the same ones. */
 static int take_forced(struct sink *s, struct err *e)
 {
@@ -405,7 +352,6 @@ static int take_forced(struct sink *s, struct err *e)
 static int open_clients(struct sink *s, struct err *e)
 {
     const struct sink_config *o = s->config;
-    bool forced = *o->partitions;
     if (!strcmp(o->copies, "drop")) {
         const struct copies_opts co = {.redis_url = o->redis_url,
                                        .user = app_common(s->app)->user,
@@ -425,29 +371,8 @@ static int open_clients(struct sink *s, struct err *e)
     unsigned port;
     if (!option_address(str_of(o->announce_listen), host, &port))
         app_listening("announce", host, bus_pub_port(s->pub));
-    const struct kafka_admin_opts ao = {.brokers = o->brokers, .client_id = "sluice-sink-s3"};
-    rc = kafka_admin_open(s->loop, &ao, &s->admin, e);
-    if (rc)
-        return rc;
-    static const struct kafka_consumer_callbacks cb = {.on_message = on_message,
-                                                       .on_end = on_end,
-                                                       .on_assign = on_assign,
-                                                       .on_out_of_range = on_out_of_range,
-                                                       .on_state = on_consumer_state,
-                                                       .on_fatal = on_consumer_fatal};
-    const struct kafka_consumer_opts co = {.brokers = o->brokers,
-                                           .client_id = "sluice-sink-s3",
-                                           .group = s->group,
-                                           .instance = forced ? NULL : s->instance,
-                                           .session_timeout_ms = o->session_timeout,
-                                           .topics = forced ? NULL : s->topics,
-                                           .fetch_bytes = o->flush_bytes / 2,
-                                           .max_message_bytes = MESSAGE_MAX,
-                                           .metadata_refresh_ms = 2000,
-                                           .cb = &cb,
-                                           .ctx = s};
-    rc = kafka_consumer_open(s->loop, &co, &s->consumer, e);
-    return rc || !forced ? rc : take_forced(s, e);
+    rc = join_group(s, e);
+    return rc || !*o->partitions ? rc : take_forced(s, e);
 }
 
 int sink_start(struct app *app, void *config, struct err *e)
@@ -460,32 +385,28 @@ int sink_start(struct app *app, void *config, struct err *e)
     s->group = *s->config->group ? mem_strdup(s->config->group) : mem_printf("%s-sink-s3", user);
     s->instance = mem_printf("sink-s3-%" PRId64, s->config->replica);
     s->topics = mem_printf("%s.clean.pin,%s.clean.geo,%s.clean.user", user, user, user);
-    list_init(&s->parts);
-    list_init(&s->asks);
     app_state_set(app, s);
-    metrics_on_collect(app_metrics(app), on_collect, s);
     metric_set(app_metrics(app), M_BUFFERED_MAX, 0, 2 * (double)s->config->flush_bytes);
-    sink_say_ready(s);
     int rc = open_lake(s, e);
     if (!rc)
         rc = open_clients(s, e);
     if (rc)
         return rc;
-    loop_timer_start(s->loop, &s->commit, s->config->commit_interval, on_commit_due, s);
+    metrics_on_collect(app_metrics(app), on_collect, s);
+    sink_say_ready(s);
     return 0;
 }
 
 /* Goes on with the drain: when nothing waits any more the offsets are committed, and that is all. */
 static void drain_step(struct sink *s)
 {
-    if (s->drained || s->committing)
+    if (!s->draining || s->drained)
         return;
     for (int i = 0; i < DATASETS; i++) {
         if (!table_idle(s->tables[i]))
             return;
     }
-    commit_offsets(s, NULL, on_offsets_committed);
-    if (s->committing)
+    if (member_commit(s->member))
         return;
     s->drained = true;
     app_drained(s->app);
@@ -494,7 +415,7 @@ static void drain_step(struct sink *s)
 void sink_drain(struct app *app)
 {
     struct sink *s = app_state(app);
-    if (!s || !s->tables[0]) {
+    if (!s || !s->member) {
         app_drained(app);
         return;
     }
@@ -510,20 +431,15 @@ void sink_stop(struct app *app)
     struct sink *s = app_state(app);
     if (!s)
         return;
-    loop_timer_stop(&s->commit);
-    LIST_EACH (it, tmp, &s->parts)
-        part_free(LIST_ENTRY(it, struct part, node));
-    kafka_consumer_close(&s->consumer);
-    kafka_admin_close(&s->admin);
+    if (s->member)
+        member_drop_parts(s->member);
     for (int i = 0; i < DATASETS; i++)
         table_close(&s->tables[i]);
     landing_close(&s->dead);
     copies_close(&s->copies);
     bus_pub_close(&s->pub);
     work_close(&s->work);
-    struct list *node;
-    while ((node = list_pop(&s->asks)))
-        mem_free(LIST_ENTRY(node, struct ask, node));
+    member_close(&s->member); /* after the tables, which were asked too */
     s->stopped = true;
 }
 
@@ -547,6 +463,7 @@ void sink_dump(struct app *app, struct buf *out)
     const struct sink *s = app_state(app);
     if (s && s->stopped)
         s = NULL;
+    struct list *parts = s && s->member ? member_parts(s->member) : NULL;
     buf_z(out, "\"sink\":{\"tables\":{");
     for (int i = 0; s && i < DATASETS; i++) {
         landing_dump(table_landing(s->tables[i]), out);
@@ -556,8 +473,8 @@ void sink_dump(struct app *app, struct buf *out)
         landing_dump(s->dead, out);
     buf_z(out, "},\"holes\":[");
     bool first = true;
-    for (const struct list *it = s ? s->parts.next : NULL; s && it != &s->parts; it = it->next) {
-        const struct part *p = LIST_ENTRY(it, struct part, node);
+    for (struct list *it = parts ? parts->next : NULL; it != parts; it = it->next) {
+        const struct part *p = PART(LIST_ENTRY(it, struct member_part, node));
         for (const struct list *h = p->holes.next; h != &p->holes; h = h->next) {
             const struct hole *hole = LIST_ENTRY(h, struct hole, node);
             buf_z(out, first ? "{\"source\":" : ",{\"source\":");
@@ -569,15 +486,15 @@ void sink_dump(struct app *app, struct buf *out)
     }
     buf_z(out, "],\"partitions\":[");
     first = true;
-    for (const struct list *it = s ? s->parts.next : NULL; s && it != &s->parts; it = it->next) {
-        const struct part *p = LIST_ENTRY(it, struct part, node);
+    for (struct list *it = parts ? parts->next : NULL; it != parts; it = it->next) {
+        const struct part *p = PART(LIST_ENTRY(it, struct member_part, node));
         buf_z(out, first ? "{\"topic\":" : ",{\"topic\":");
         first = false;
-        buf_json(out, str_of(p->topic));
+        buf_json(out, str_of(p->m.topic));
         buf_printf(out,
                    ",\"partition\":%d,\"next\":%" PRId64 ",\"stored\":%" PRId64
                    ",\"committed\":%" PRId64 "}",
-                   p->partition, p->next, p->stored, p->committed);
+                   p->m.partition, p->next, p->stored, p->m.committed);
     }
     buf_printf(out, "],\"buffered_bytes\":%zu}", s ? s->buffered : 0);
 }

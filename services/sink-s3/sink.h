@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0  */
 #pragma once
 #include "app/app.h"
+#include "app/member.h"
 #include "base/map.h"
 #include "io/bus.h"
 #include "io/kafka.h"
@@ -45,6 +46,7 @@ enum sink_metric {
     M_OFFSET_COMMITS,
     M_OFFSET_COMMIT_FAILURES,
     M_REBALANCES,
+    M_LOST_MEMBERSHIPS,
     M_REDIS_UP,
     M_MARKS_FAILED,
     M_FRESHNESS,
@@ -53,12 +55,12 @@ enum sink_metric {
 extern const struct metric_def sink_metrics[];
 
 /* state       waits for                        moves on in         then                                        on failure
- * ASKING      the committed offset             on_committed_asked  REFRESHING                                  WAITING
+ * ASKING      the committed offset             on_committed        REFRESHING                                  WAITING
  * REFRESHING  both tables' logs                on_refreshed        FIRST (no offset, or from the beginning)    -
  *                                                                  READING
  * FIRST       the log's first offset           on_first            READING                                     WAITING
- * READING     spans                            on_message          RECHECK (a hole), ASKING (made anew)        -
- * WAITING     backoff                          on_again            ASKING                                      -
+ * READING     spans                            part_message        RECHECK (a hole), ASKING (made anew)        -
+ * WAITING     backoff                          ask_committed       ASKING                                      -
  * STOPPED     the operator                     -                   - (a span that breaks its own rules)        -
  * The committed offset is asked for before the tables are read: the other order would make holes that are none. A recheck of a hole is
  * REFRESHING and FIRST once more.                                                                              */
@@ -72,27 +74,17 @@ enum part_state {
 };
 
 struct sink;
-/* A question to Kafka or the tables that outlives its partition harmlessly. */
-struct ask {
-    struct list node;  /* of the sink */
-    struct part *part; /* NULL: gone */
-};
 struct hole {
     struct list node; /* of its partition */
     char *source;
     int64_t wanted, from;
 };
 struct part {
-    struct list node; /* of the sink */
+    struct member_part m; /* first */
     struct sink *sink;
     struct table *table;
-    char *topic;
-    int32_t partition;
     enum part_state state;
-    bool taken, paused, from_beginning;
-    unsigned tries;
-    int64_t committed; /* what Kafka holds; -1: nothing */
-    int64_t commit_sent;
+    bool from_beginning;
     int64_t next;   /* next offset to read */
     int64_t stored; /* everything below is in the tables; -1: not known yet */
     int64_t hold;   /* first span past an open hole: no offset above it is committed; -1: none */
@@ -100,17 +92,23 @@ struct part {
     struct list holes;
     struct map *
         rechecked; /* source -> struct recheck: for which wanted position a hole was looked at twice */
-    struct ask *ask;
-    struct loop_timer retry;
 };
+_Static_assert(offsetof(struct part, m) == 0, "NULL stays NULL");
+static inline struct part *PART(struct member_part *m)
+{
+    return (struct part *)m;
+}
+static inline const struct part *CONST_PART(const struct member_part *m)
+{
+    return (const struct part *)m;
+}
 
 struct sink {
     struct app *app;
     struct loop *loop;
     const struct sink_config *config;
     char *group, *instance, *topics;
-    struct kafka_consumer *consumer;
-    struct kafka_admin *admin;
+    struct member *member;
     struct work *work;
     struct store *store;
     struct duck *duck;
@@ -118,13 +116,11 @@ struct sink {
     struct bus_pub *pub;
     struct table *tables[DATASETS];
     struct landing *dead;
-    struct list parts, asks;
-    size_t buffered;
+    size_t buffered; /* bytes of spans that wait for their commit */
     /* The columns of every table, the dead one last. */
     struct column_def columns[DATASETS + 1]
                              [DATASET_MAX_COLUMNS + PROVENANCE_COLUMNS + DEAD_COLUMNS];
-    bool paused, draining, drained, committing, kafka_up, stopped;
-    struct loop_timer commit;
+    bool draining, drained, kafka_up, stopped;
 };
 
 int sink_start(struct app *app, void *config, struct err *e);
@@ -135,13 +131,12 @@ void sink_dump(struct app *app, struct buf *out);
 
 /* sink.c, for part.c */
 void sink_say_ready(struct sink *s);
-/* part.c */
-void part_new(struct sink *s, const char *topic,
-              int32_t partition); /* begins to ask where to begin */
-void part_free(struct part *p);
-struct part *part_find(struct sink *s, const char *topic, int32_t partition);
-void part_message(struct part *p, const struct kafka_message *m);
-void part_end_of_log(struct part *p, int64_t end);
-void part_out_of_range(struct part *p, int64_t offset);
+/* part.c: the member's words */
+void part_new(void *ctx, const char *topic, int32_t partition);
+void part_free(struct member_part *m);
+void part_message(struct member_part *m, const struct kafka_message *msg);
+void part_end_of_log(struct member_part *m, int64_t end);
+void part_out_of_range(struct member_part *m, int64_t offset);
+int64_t part_due(const struct member_part *m, char **ret_metadata);
 /* The table is another one: what it holds decides, from the beginning of the clean partition. */
 void part_table_reset(struct part *p);

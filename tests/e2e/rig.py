@@ -31,9 +31,6 @@ DATASETS = stack.DATASETS
 DEADLINE = int(os.environ.get("SLUICE_DEADLINE") or 180)
 # A sanitized build is several times slower.
 FLUSH = ["sink-s3.flush.interval=100ms", "sink-s3.commit.interval=200ms", "cleaner.commit.interval=200ms"]
-# For tests that stop Kafka and then want the same processes: after a session that ended, a late commit of offsets is answered with
-# "fenced", which ends a cleaner or sink (the runner starts it again, and nothing is lost; kills and replicas are tested with that).
-LONG_SESSIONS = ["cleaner.kafka.session_timeout=120s", "sink-s3.kafka.session_timeout=120s"]
 UP = []  # the stacks that are up, for conftest
 
 

@@ -29,7 +29,7 @@ def stack(tmp_path_factory):
     os.makedirs(lake)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", lake], capture_output=True).returncode == 0
     try:
-        with rig.Stack(folder, settings=rig.FLUSH + rig.LONG_SESSIONS + ["sink-s3.checkpoint.interval=10"]) as s:
+        with rig.Stack(folder, settings=rig.FLUSH + ["sink-s3.checkpoint.interval=10"]) as s:
             s.small_lake = lake if mounted else None
             yield s
     finally:

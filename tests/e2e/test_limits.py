@@ -34,7 +34,7 @@ def test_flood_with_kafka_stopped(tmp_path):
             return "pin", [b'{"index":%d,"title":"t","description":"%s%d"}' % (first + i, text, first + i) for i in range(RECORDS)]
         return make
 
-    settings = rig.LONG_SESSIONS + ["sink-s3.flush.interval=250ms"] + ["%s.memory.max=%d" % pair for pair in MEMORY.items()]
+    settings = ["sink-s3.flush.interval=250ms"] + ["%s.memory.max=%d" % pair for pair in MEMORY.items()]
     with rig.Stack(tmp_path, settings=settings) as stack:
         ledger = posting.Ledger(stack.path("flood.jsonl"))
         over = threading.Event()

@@ -36,7 +36,7 @@ static struct fate *fate_of(struct map *fates, const char *source, int64_t posit
     return f;
 }
 
-static void free_map(struct map *m)
+void audit_free_map(struct map *m)
 {
     size_t i = 0;
     struct str key;
@@ -105,8 +105,41 @@ static const char *check_order(const struct sim_table *t, int topic)
             *at = place;
         }
     }
-    free_map(last);
+    audit_free_map(last);
     return bad;
+}
+
+void audit_landed(struct str message)
+{
+    struct span span;
+    if (span_parse(message, &span, NULL))
+        return;
+    int64_t *end = map_get(W->chain_ends, span.source);
+    if (!end) {
+        end = MEM_NEW(int64_t);
+        map_put(W->chain_ends, span.source, end);
+    }
+    if (span.from > *end)
+        W->broken_rule = "a chain with a hole";
+    if (span.to > *end)
+        *end = span.to;
+}
+
+void audit_clean_offset(int topic, int partition, int64_t offset)
+{
+    const struct log_ *l = &W->clean[topic][partition];
+    if (W->clean_deleted)
+        return; /* spans past a hole that was closed later are in the table by others that repeat them */
+    for (int64_t i = l->low; i < offset && i < l->n; i++) {
+        struct span span;
+        char source[SPAN_SOURCE_MAX + 1];
+        if (!l->messages[i].value.p || span_parse(l->messages[i].value, &span, NULL))
+            continue;
+        snprintf(source, sizeof(source), STR_FMT, STR_ARG(span.source));
+        int64_t wanted = table_wanted_by_log(&W->tables[DATASET_GEO + topic], source);
+        if (span.to > (wanted < 0 ? 0 : wanted))
+            W->broken_rule = "a clean offset before its rows";
+    }
 }
 
 const char *audit(bool healed)
@@ -208,7 +241,7 @@ const char *audit(bool healed)
         all += ((struct fate *)value)->rows + ((struct fate *)value)->rejects;
     if (!bad && !hole && all != places)
         bad = "a row that nobody sent";
-    free_map(fates);
+    audit_free_map(fates);
     for (int t = 0; t < MODEL_TOPICS; t++) {
         map_free(&contents[t]);
         map_free(&gone[t]);

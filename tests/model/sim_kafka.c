@@ -110,6 +110,7 @@ bool sim_kafka_land(void)
     if (t >= 0 && clean) {
         struct log_ *l = world_log(f->topic, f->partition);
         say("  span lands at %s/%d %lld", f->topic, f->partition, (long long)l->n);
+        audit_landed(f->value);
         log_append(l, (struct message){.value = f->value});
         f->value = (struct str){NULL, 0};
     }
@@ -165,6 +166,7 @@ struct kafka_consumer {
     struct kafka_consumer_callbacks cb;
     void *ctx;
     struct list member; /* what was assigned; reading once it was taken */
+    bool fenced;
 };
 
 int kafka_consumer_open(struct loop *loop, const struct kafka_consumer_opts *o,
@@ -188,11 +190,14 @@ static void taken_free(struct taken *t)
     mem_free(t);
 }
 
+static void drop_questions(struct kafka_consumer *c);
+
 void kafka_consumer_close(struct kafka_consumer **pc)
 {
     struct kafka_consumer *c = *pc;
     if (!c)
         return;
+    drop_questions(c);
     LIST_EACH (it, tmp, &c->member)
         taken_free(LIST_ENTRY(it, struct taken, node));
     c->app->consumer = NULL;
@@ -342,7 +347,7 @@ bool sim_kafka_has(struct app *app, int topic, int partition)
 void sim_kafka_assign(struct app *app, int topic, int partition)
 {
     struct kafka_consumer *c = app->consumer;
-    if (!c || sim_kafka_has(app, topic, partition))
+    if (!c || c->fenced || sim_kafka_has(app, topic, partition))
         return;
     struct taken *t = MEM_NEW(struct taken);
     t->topic = mem_strdup(topic_name(app->kind, topic));
@@ -374,9 +379,19 @@ bool sim_kafka_unassign(struct app *app, bool lost)
     return true;
 }
 
+void sim_kafka_fence(struct app *app)
+{
+    struct kafka_consumer *c = app->consumer;
+    if (c && !c->fenced) {
+        c->fenced = true;
+        c->cb.on_fatal(c->ctx, ERR_CONFLICT, "fenced");
+    }
+}
+
 /* ---------------------------------------------------------------- questions */
 
 struct question {
+    struct kafka_consumer *consumer; /* that was asked; NULL: the admin was */
     enum { ASK_COMMITTED, ASK_COMMIT, ASK_FIRST, ASK_LAST, ASK_DESCRIBE } kind;
     char *topics[2];
     size_t topics_n;
@@ -431,6 +446,8 @@ static void commit_now(const struct question *q)
                             : &W->raw_committed[t][q->partition].offset;
     char **metadata = clean ? &W->clean_committed[t][q->partition].metadata
                             : &W->raw_committed[t][q->partition].metadata;
+    if (clean)
+        audit_clean_offset(t, q->partition, q->offset);
     *offset = q->offset;
     mem_free(*metadata);
     *metadata = q->metadata ? mem_strdup(q->metadata) : NULL;
@@ -483,6 +500,19 @@ static void question_drop(void *ctx)
     question_free(q);
 }
 
+/* The consumer is closed: nobody hears its answers. */
+static void drop_questions(struct kafka_consumer *c)
+{
+    LIST_EACH (it, tmp, &W->events) {
+        struct event *e = LIST_ENTRY(it, struct event, node);
+        if (e->run != question_run || ((struct question *)e->ctx)->consumer != c)
+            continue;
+        list_remove(&e->node);
+        question_drop(e->ctx);
+        mem_free(e);
+    }
+}
+
 static void ask(struct app *app, struct question q)
 {
     struct question *posted = mem_dup(&q, sizeof(q));
@@ -496,7 +526,8 @@ void kafka_consumer_committed(struct kafka_consumer *c, const struct kafka_parti
 {
     (void)timeout_ms;
     CHECK(n == 1);
-    ask(c->app, (struct question){.kind = ASK_COMMITTED,
+    ask(c->app, (struct question){.consumer = c,
+                                  .kind = ASK_COMMITTED,
                                   .topics = {mem_strdup(parts->topic)},
                                   .topics_n = 1,
                                   .partition = parts->partition,
@@ -509,7 +540,8 @@ void kafka_consumer_commit(struct kafka_consumer *c, const struct kafka_partitio
 {
     for (size_t i = 0; i < n; i++)
         ask(c->app,
-            (struct question){.kind = ASK_COMMIT,
+            (struct question){.consumer = c,
+                              .kind = ASK_COMMIT,
                               .topics = {mem_strdup(parts[i].topic)},
                               .topics_n = 1,
                               .partition = parts[i].partition,

@@ -27,18 +27,18 @@ PLANTED = {
                                            "rnd_uuid(l->txn_id); back_off(l, LANDING_COMMITTING, rc, e, \"commit\");"),
     "marks before the commit": ("services/sink-s3/landing.c", "l->file = file->file; commit(l);",
                                 "l->file = file->file; if (!l->opts.dead) copies_set(l->opts.copies, l->now->batch); commit(l);"),
-    "clean offsets early": ("services/sink-s3/sink.c", "p->hold >= 0 && p->hold < p->stored ? p->hold : p->stored;", "p->next;"),
+    "clean offsets early": ("services/sink-s3/part.c", "p->hold >= 0 && p->hold < p->stored ? p->hold : p->stored;", "p->next;"),
     "dead table after the clean one": ("services/sink-s3/table.c",
                                        "if (batch_rejects(t->closing)) landing_put(t->opts.dead, t->closing, on_dead_landed, t); "
                                        "else on_dead_landed(t, 0);",
                                        "t->state = TABLE_CLEAN; landing_put(t->landing, t->closing, on_clean_first, t);"),
     "no heartbeat": ("services/cleaner/chain.c", "emit(c, c->confirmed, c->confirmed, false, &empty);", ""),
-    "a chain that begins elsewhere than at 0": ("services/cleaner/cleaner.c", "int64_t begin = p->begin >= 0 ? p->begin : 0;",
+    "a chain that begins elsewhere than at 0": ("services/cleaner/raw_part.c", "int64_t begin = p->begin >= 0 ? p->begin : 0;",
                                                 "int64_t begin = p->begin >= 0 ? p->begin : p->low;"),
-    "raw offsets early": ("services/cleaner/cleaner.c", "int64_t confirmed = chain_confirmed(p->chain);",
+    "raw offsets early": ("services/cleaner/raw_part.c", "int64_t confirmed = chain_confirmed(p->chain);",
                           "int64_t confirmed = chain_next(p->chain);"),
-    "an offset of another topic believed": ("services/cleaner/cleaner_ask.c", "&& !strcmp(parts[0].metadata, p->id);", ";"),
-    "the id asked for once only": ("services/cleaner/cleaner_ask.c", "if (strcmp(raw->id, p->id)) {", "if (0) {"),
+    "an offset of another topic believed": ("services/cleaner/raw_part.c", "&& !strcmp(parts[0].metadata, p->id);", ";"),
+    "the id asked for once only": ("services/cleaner/raw_part.c", "if (strcmp(raw->id, p->id)) {", "if (0) {"),
 }
 # What a mistake needs beside its replacement, put in front of the function that holds it.
 EXTRA = {
@@ -112,4 +112,5 @@ def test_planted(name, build_lines, tmp_path):
     done = subprocess.run([program, "--schedules", str(SCHEDULES), "--seed", "1", "--until-failed"], capture_output=True, text=True,
                           timeout=600, check=False)
     assert done.returncode != 0, f"{name}: not found within {SCHEDULES} schedules\n{done.stdout}"
+    assert done.stdout.startswith("schedule ") or "CHECK failed:" in done.stderr, f"{name}: the model itself broke\n{done.stderr[-2000:]}"
     print(f"{name}: {done.stdout.splitlines()[0] if done.stdout else done.returncode}")

@@ -206,6 +206,9 @@ static void node_step(int i)
     } else if (chance(0.01)) {
         a->sleep = (int)below(80);
         say("node %d sleeps %d", i, a->sleep);
+    } else if (chance(0.003)) {
+        say("node %d is thrown out of its group", i);
+        sim_kafka_fence(a);
     } else if (chance(0.03)) {
         int t = (int)below(MODEL_TOPICS), p = (int)below(MODEL_PARTITIONS);
         if (!sim_kafka_has(a, t, p))
@@ -323,6 +326,7 @@ static void world_new(uint64_t seed, bool trace)
     w->trace = trace;
     w->redis_up = true;
     w->redis = map_new();
+    w->chain_ends = map_new();
     w->crash = crashes[below(3)];
     w->retention = retentions[below(4)];
     w->recreate = recreates[below(3)];
@@ -368,6 +372,7 @@ static void world_free(void)
         mem_free(W->tables[i].path);
     }
     map_free(&W->redis);
+    audit_free_map(W->chain_ends);
     mem_free(W->history);
     mem_free(W);
     W = NULL;
@@ -472,6 +477,8 @@ static const char *run(uint64_t seed, bool trace, struct world *totals)
     }
     if (!bad && W->false_alarm)
         bad = "false alarm";
+    if (!bad)
+        bad = W->broken_rule;
     totals->conflicts += W->conflicts, totals->unsure += W->unsure, totals->healed += W->healed,
         totals->crashes += W->crashes;
     world_free();

@@ -104,6 +104,8 @@ void event_drop_of(struct app *app);
 struct world {
     struct rnd rnd;
     bool calm, trace, redis_up, clean_deleted;
+    const char *broken_rule; /* the last one that was broken on the way, or NULL */
+    struct map *chain_ends;  /* source -> int64_t: how far its spans in the clean log go */
     double crash, retention, recreate, clean_retention, bad_put;
     int contents;
     struct log_ raw[MODEL_TOPICS][MODEL_PARTITIONS], clean[MODEL_TOPICS][MODEL_PARTITIONS];
@@ -153,6 +155,7 @@ bool sim_kafka_land(void); /* one message of any producer, dead or alive, lands 
 void sim_kafka_owner_gone(struct app *app);
 void sim_kafka_assign(struct app *app, int topic, int partition);
 bool sim_kafka_unassign(struct app *app, bool lost); /* one partition, at random */
+void sim_kafka_fence(struct app *app);               /* the group throws its member out */
 bool sim_kafka_has(struct app *app, int topic, int partition);
 void sim_flights_free(void);
 /* sim_redis.c */
@@ -165,3 +168,8 @@ bool sim_late_put(void);
 int64_t table_wanted_by_log(const struct sim_table *t, const char *source); /* -1: unknown */
 /* audit.c: NULL, or what is wrong; "hole" alone may be legal */
 const char *audit(bool healed);
+void audit_free_map(struct map *m); /* with its values */
+/* A span has landed in the clean log: every chain begins at 0 and has no hole. */
+void audit_landed(struct str message);
+/* A clean offset is being committed: the clean table must hold everything below it. */
+void audit_clean_offset(int topic, int partition, int64_t offset);

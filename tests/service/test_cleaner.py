@@ -90,7 +90,7 @@ def test_every_shape_and_every_reject(kafka):
             assert c.metric("sluice_cleaner_rejects_total", dataset="pin", reason=reason) == want, reason
         for column, reason in (("user.age", "out_of_range"), ("user.date_joined", "bad_format"), ("geo.coordinates", "out_of_range")):
             assert c.metric("sluice_cleaner_fields_nulled_total", column=column, reason=reason) == 1, column
-        assert c.metric("sluice_cleaner_partitions") == 3 and c.metric("sluice_cleaner_offset_commits_total") >= 3
+        assert c.metric("sluice_cleaner_partitions") == 3 and c.metric("sluice_cleaner_offset_commits_total") >= 1, "one may carry all three"
         until("readiness", lambda: c.ready()[0] == 200)
         assert c.ready()[1]["partitions"] == (True, "3 of 3 partitions read")
         state = sources(c)[user.source()]
@@ -308,6 +308,26 @@ def test_two_cleaners_share_and_hand_over(kafka):
         feed(50)
         until("all partitions again", lambda: a.metric("sluice_cleaner_partitions") == 12)
         check()
+        a.end()
+
+
+def test_a_member_that_is_thrown_out_joins_anew(kafka):
+    """Two processes with one name: the group keeps the newer. The older goes on as soon as it can, and nothing is twice in the chain."""
+    user = User(kafka)
+    with cleaner(user) as a:
+        kafka.send(user.raw(), [pin(n) for n in range(100)])
+        until_committed(user, 100)
+        with cleaner(user) as b:
+            until("the loss", lambda: a.metric("sluice_cleaner_lost_memberships_total") >= 1)
+            assert a.events("membership_lost")[0]["instance"] == "cleaner-0"
+            kafka.send(user.raw(), [pin(n) for n in range(100, 200)])
+            until_committed(user, 200)
+            b.process.kill()
+            b.process.wait()
+        kafka.send(user.raw(), [pin(n) for n in range(200, 300)])
+        until_committed(user, 300)
+        assert [r["ind"] for r in user.chain().rows] == list(range(300)) and not user.chain().holes
+        assert a.process.poll() is None
         a.end()
 
 

@@ -374,6 +374,23 @@ def test_two_sinks_of_a_group_hand_over(kafka, redis, lake):
         a.end()
 
 
+def test_a_member_that_is_thrown_out_joins_anew(kafka, redis, lake):
+    user = User(kafka)
+    with sink(user, lake, redis) as a:
+        kafka.send(user.clean(), [span(0, 5, rows=rows(0, 5))])
+        until("the first", lambda: user.broker.committed(f"{user.name}-sink-s3", user.clean(), 0)[0] == 1)
+        with sink(user, lake, redis) as b:
+            until("the loss", lambda: a.metric("sluice_sink_lost_memberships_total") >= 1)
+            assert a.events("membership_lost")[0]["instance"] == "sink-s3-0"
+            b.process.kill()
+            b.process.wait()
+        kafka.send(user.clean(), [span(4, 9, rows=rows(4, 9))])
+        until("the second", lambda: user.broker.committed(f"{user.name}-sink-s3", user.clean(), 0)[0] == 2)
+        assert [r["_position"] for r in read(user, lake)] == list(range(9))
+        assert a.process.poll() is None
+        a.end()
+
+
 def test_a_lake_that_cannot_be_made(kafka, redis, tmp_path):
     user = User(kafka)
     (tmp_path / "file").write_text("in the way")

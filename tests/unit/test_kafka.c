@@ -362,6 +362,7 @@ struct source {
     struct kafka_consumer *c;
     const char *group; /* NULL: "g" */
     size_t n, ends, assigned, revoked, lost, out_of_range, fatal, up, closed, commits, offsets;
+    int fatal_code;
     int64_t first, last, end_offset, bad_offset;
     int64_t start;      /* where ASSIGNED begins; -2: the test takes by hand */
     bool hold;          /* REVOKED is not answered */
@@ -446,11 +447,12 @@ static void on_consumer_state(void *ctx, bool up, const char *detail)
     s->up = up;
 }
 
-static void on_consumer_fatal(void *ctx, const char *text)
+static void on_consumer_fatal(void *ctx, int code, const char *text)
 {
     struct source *s = ctx;
-    (void)text;
+    assert_true(*text);
     s->fatal++;
+    s->fatal_code = code;
 }
 
 static void on_closed(void *ctx)
@@ -581,6 +583,21 @@ static void test_groupless(void **state)
     kafka_consumer_commit(s.c, &commit, 1, on_offsets, &s);
     wait_for(f, &s.offsets, 1);
     assert_int_equal(s.rc, 0);
+    kafka_consumer_close(&s.c);
+}
+
+/* A static member whose name another has taken is told so, once; its end is as quick as any. */
+static void test_fenced(void **state)
+{
+    struct fix *f = *state;
+    struct source s = {0};
+    kafka_mock_topic(f->mock, "t", 1);
+    fill(f, "t", 0, 10);
+    open_consumer(f, &s, "t", "i-1");
+    wait_for(f, &s.n, 10);
+    kafka_mock_push_error(f->mock, KAFKA_MOCK_HEARTBEAT, KAFKA_MOCK_FENCED, 1);
+    wait_for(f, &s.fatal, 1);
+    assert_int_equal(s.fatal_code, ERR_CONFLICT);
     kafka_consumer_close(&s.c);
 }
 
@@ -955,11 +972,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-        T(test_produce),        T(test_refusals),       T(test_queue_full),  T(test_broker_down),
-        T(test_gapless_fatal),  T(test_producer_close), T(test_bad_setting), T(test_consume_group),
-        T(test_seek_filter),    T(test_groupless),      T(test_commit),      T(test_pause),
-        T(test_out_of_range),   T(test_rebalance),      T(test_slow_owner),  T(test_static_member),
-        T(test_consumer_close), T(test_admin),          T(test_admin_away),  T(test_real_cluster),
+        T(test_produce),       T(test_refusals),       T(test_queue_full),  T(test_broker_down),
+        T(test_gapless_fatal), T(test_producer_close), T(test_bad_setting), T(test_consume_group),
+        T(test_seek_filter),   T(test_groupless),      T(test_fenced),      T(test_commit),
+        T(test_pause),         T(test_out_of_range),   T(test_rebalance),   T(test_slow_owner),
+        T(test_static_member), T(test_consumer_close), T(test_admin),       T(test_admin_away),
+        T(test_real_cluster),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* cleaner_orders: what the operator may order: `rewind` (read again from a position) and `accept` (declare what is gone as lost).
+/* orders: what the operator may order: `rewind` (read again from a position) and `accept` (declare what is gone as lost).
  *
  * Both set the committed offset of one source and begin its partition anew; the chain then does what it does at every beginning.
  * SPDX-License-Identifier: Apache-2.0  */
@@ -12,21 +12,19 @@
 #include <string.h>
 
 struct order {
-    struct list node;  /* of the cleaner's questions: it ends with them */
-    struct part *part; /* always NULL: a partition may go while the order runs */
+    struct list node; /* of the cleaner */
     struct cleaner *cleaner;
     struct app_order *order;
     char source[SPAN_SOURCE_MAX + 1];
     int64_t position;
     bool accept;
+    bool committing; /* asked of the consumer */
 };
-_Static_assert(offsetof(struct order, node) == offsetof(struct ask, node),
-               "an order is freed as a question");
 
 static struct part *part_of_source(struct cleaner *c, const char *source)
 {
-    LIST_EACH (it, tmp, &c->parts) {
-        struct part *p = LIST_ENTRY(it, struct part, node);
+    LIST_EACH (it, tmp, member_parts(c->member)) {
+        struct part *p = PART(LIST_ENTRY(it, struct member_part, node));
         if (p->chain && !strcmp(chain_source(p->chain), source))
             return p;
     }
@@ -49,7 +47,7 @@ static void on_order_committed(void *ctx, int rc, const struct kafka_partition *
     (void)parts, (void)n;
     struct part *p = part_of_source(o->cleaner, o->source);
     if (rc && p)
-        p->commit_sent = p->committed;
+        p->m.commit_sent = p->m.committed;
     if (rc || !p) {
         order_end(o, rc ? 503 : 404,
                   rc ? "Kafka did not take the offset" : "the source has moved to another cleaner");
@@ -58,7 +56,7 @@ static void on_order_committed(void *ctx, int rc, const struct kafka_partition *
     LOG(WARN, "order_carried_out", KV_STR("order", o->accept ? "accept" : "rewind"),
         KV_STR("source", o->source), KV_INT("position", o->position));
     metric_add(app_metrics(o->cleaner->app), M_ORDERS, 0, 1);
-    part_restart(p, o->accept ? "order_accept" : "order_rewind");
+    raw_part_restart(p, o->accept ? "order_accept" : "order_rewind");
     order_end(o, 200, NULL);
 }
 
@@ -85,10 +83,11 @@ static void on_order_first(void *ctx, int rc, const struct kafka_partition *part
         return;
     }
     const struct kafka_partition kp = {
-        .topic = p->topic, .partition = p->partition, .offset = o->position, .metadata = p->id};
+        .topic = p->m.topic, .partition = p->m.partition, .offset = o->position, .metadata = p->id};
     /* Positions that were confirmed before are committed no more until the chain has passed them again. */
-    p->commit_sent = INT64_MAX;
-    kafka_consumer_commit(o->cleaner->consumer, &kp, 1, on_order_committed, o);
+    p->m.commit_sent = INT64_MAX;
+    o->committing = true;
+    kafka_consumer_commit(member_consumer(o->cleaner->member), &kp, 1, on_order_committed, o);
 }
 
 static void take_order(struct cleaner *c, struct app_order *order, struct str body, bool accept)
@@ -115,9 +114,9 @@ static void take_order(struct cleaner *c, struct app_order *order, struct str bo
     o->position = json_integer_value(position);
     memcpy(o->source, source, strlen(source) + 1);
     json_decref(json);
-    list_push(&c->asks, &o->node);
-    const struct kafka_partition kp = {.topic = p->topic, .partition = p->partition};
-    kafka_admin_offsets(c->admin, &kp, 1, true, on_order_first, o);
+    list_push(&c->orders, &o->node);
+    const struct kafka_partition kp = {.topic = p->m.topic, .partition = p->m.partition};
+    kafka_admin_offsets(member_admin(c->member), &kp, 1, true, on_order_first, o);
 }
 
 static void on_rewind(void *ctx, struct app_order *order, struct str body)
@@ -130,8 +129,24 @@ static void on_accept(void *ctx, struct app_order *order, struct str body)
     take_order(ctx, order, body, true);
 }
 
-void cleaner_orders_open(struct cleaner *c)
+void orders_open(struct cleaner *c)
 {
+    list_init(&c->orders);
     app_order_on(c->app, "rewind", on_rewind, c);
     app_order_on(c->app, "accept", on_accept, c);
+}
+
+void orders_close(struct cleaner *c)
+{
+    LIST_EACH (it, tmp, &c->orders)
+        mem_free(LIST_ENTRY(it, struct order, node));
+}
+
+void orders_lost(struct cleaner *c)
+{
+    LIST_EACH (it, tmp, &c->orders) {
+        struct order *o = LIST_ENTRY(it, struct order, node);
+        if (o->committing)
+            order_end(o, 503, "this cleaner was thrown out of its group: ask again");
+    }
 }
