@@ -92,11 +92,17 @@ static void on_fault(void *ctx, int column, enum wash_fault fault)
     metric_add(m, M_FAULTS, *known - 1, 1);
 }
 
+/* Every chain begins at 0: without a committed offset the first span covers what Kafka deleted before. */
+static int64_t chain_begin(const struct part *p)
+{
+    return p->begin >= 0 ? p->begin : 0;
+}
+
 static void run(struct part *p)
 {
     struct cleaner *c = p->cleaner;
     const char *source = chain_source(p->chain);
-    int64_t begin = p->begin >= 0 ? p->begin : 0;
+    int64_t begin = chain_begin(p);
     set_state(p, PART_RUNNING);
     LOG(INFO, "partition_begun", KV_STR("source", source), KV_INT("committed", p->begin),
         KV_INT("first", p->low), KV_INT("end", p->end));
@@ -205,7 +211,7 @@ static void begin(struct part *p)
                                         .linger_ms = o->span_linger};
     const struct chain_callbacks cb = {
         .on_span = letters_span, .on_reject = letters_reject, .on_fault = on_fault, .ctx = p};
-    int64_t begin = p->begin >= 0 ? p->begin : 0;
+    int64_t begin = chain_begin(p);
     end_chain(p);
     member_begin(&p->m, begin > p->low ? begin : p->low);
     span_source_kafka(source, p->m.topic, p->m.partition, p->id);
