@@ -43,7 +43,7 @@ struct kafka_core {
     loop_fn *on_tick;
     void *ctx;
     unsigned holds;
-    bool consumer, probe, probing, up, told, closing, leaving;
+    bool consumer, probing, up, told, closing, leaving;
     atomic_bool stopped;
     atomic_int end; /* enum end */
 };
@@ -171,8 +171,9 @@ rd_kafka_AdminOptions_t *kafka_admin_options(rd_kafka_t *rk, int for_api, uint64
 }
 
 /* ---- probing: is the cluster there? ---- */
-/* A worker asks for the metadata of what the instance knows. Not DescribeCluster: librdkafka 2.15 aborts the process when a broker
- * answers that with no broker at all, as one does that its controller has fenced. */
+/* A worker asks for the metadata of what the instance knows; for every instance, also where nobody hears of it: a failure mends the
+ * library's list of brokers (add_brokers). Not DescribeCluster: librdkafka 2.15 aborts the process when a broker answers that with no
+ * broker at all, as one does that its controller has fenced. */
 struct probing {
     uv_work_t req;
     struct kafka_core *core;
@@ -195,7 +196,7 @@ static void on_probed(uv_work_t *req, int status);
 
 static void probe(struct kafka_core *core)
 {
-    if (core->probing || !core->probe)
+    if (core->probing)
         return;
     struct probing *p = MEM_NEW(struct probing);
     core->probing = true;
@@ -243,11 +244,6 @@ static void on_probed(uv_work_t *req, int status)
     if (!core->closing)
         set_up(core, !err, err ? rd_kafka_err2str(err) : "connected");
     kafka_core_unhold(core);
-}
-
-void kafka_core_suspect(struct kafka_core *core)
-{
-    probe(core);
 }
 
 void kafka_core_seen(struct kafka_core *core)
@@ -367,7 +363,7 @@ struct kafka_core *kafka_core_open(struct loop *loop, const struct kafka_core_op
     struct kafka_core *core = MEM_NEW(struct kafka_core);
     core->tag = CORE_TAG, core->loop = loop, core->rk = rk, core->consumer = o->consumer;
     core->on_event = o->on_event, core->on_state = o->on_state, core->on_tick = o->on_tick;
-    core->ctx = o->ctx, core->probe = o->probe, core->tick_ms = TICK_MS;
+    core->ctx = o->ctx, core->tick_ms = TICK_MS;
     if (o->consumer)
         rd_kafka_poll_set_consumer(rk);
     core->queue = o->consumer ? rd_kafka_queue_get_consumer(rk) : rd_kafka_queue_get_main(rk);

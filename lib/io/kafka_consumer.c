@@ -612,7 +612,6 @@ int kafka_consumer_open(struct loop *loop, const struct kafka_consumer_opts *o,
     list_init(&c->ops);
     const struct kafka_core_opts co = {.conf = conf,
                                        .consumer = true,
-                                       .probe = true,
                                        .on_event = on_event,
                                        .on_state = on_up,
                                        .on_tick = on_tick,

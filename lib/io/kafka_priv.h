@@ -30,7 +30,6 @@ typedef void kafka_state_fn(void *ctx, bool up, const char *detail);
 struct kafka_core_opts {
     struct rd_kafka_conf_s *conf; /* taken, also on failure */
     bool consumer;                /* the event queue is the consumer's; else the main one */
-    bool probe; /* ask the cluster now and then whether it is there, for on_state */
     kafka_event_fn *on_event;
     kafka_state_fn *on_state; /* may be NULL */
     loop_fn *on_tick;         /* once a tick (1 s, or what kafka_core_set_tick said); may be NULL */
@@ -44,8 +43,7 @@ struct rd_kafka_s *kafka_core_rk(const struct kafka_core *core);
 struct rd_kafka_queue_s *kafka_core_queue(const struct kafka_core *core);
 bool kafka_core_closing(const struct kafka_core *core);
 bool kafka_core_up(const struct kafka_core *core);
-void kafka_core_suspect(struct kafka_core *core); /* something failed: probe soon */
-void kafka_core_seen(struct kafka_core *core);    /* something worked: the cluster is there */
+void kafka_core_seen(struct kafka_core *core); /* something worked: the cluster is there */
 void kafka_core_set_tick(struct kafka_core *core, uint64_t every_ms);
 /* The consumer has begun to leave its group: its end then serves what the library still wants answered. */
 void kafka_core_set_leaving(struct kafka_core *core);

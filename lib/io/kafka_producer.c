@@ -122,7 +122,7 @@ int kafka_producer_open(struct loop *loop, const struct kafka_producer_opts *o,
     p->on_delivery = o->on_delivery, p->on_fatal = o->on_fatal, p->on_state = o->on_state;
     p->ctx = o->ctx;
     const struct kafka_core_opts co = {
-        .conf = conf, .probe = true, .on_event = on_event, .on_state = on_up, .ctx = p};
+        .conf = conf, .on_event = on_event, .on_state = on_up, .ctx = p};
     p->core = kafka_core_open(loop, &co, e);
     if (!p->core) {
         mem_free(p);
