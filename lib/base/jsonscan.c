@@ -31,6 +31,7 @@ struct jsonscan {
     enum state state;
     unsigned depth, max_depth;
     char *open; /* the opening bracket of each level */
+    size_t key_at;
     struct jsonscan_stage1 *stage1;
     struct chunk *chunks, *chunk; /* the first, and the one in use */
     enum json_fault fault;
@@ -305,6 +306,7 @@ int jsonscan_key(struct jsonscan *js, struct str *ret_key)
     bool escapes, lone = false;
     if (token(js) != '"')
         return unexpected(js, "expected a key");
+    js->key_at = here(js) + 1;
     if ((rc = take_string(js, &key, &escapes)) < 0)
         return rc;
     if (token(js) != ':')
@@ -313,6 +315,11 @@ int jsonscan_key(struct jsonscan *js, struct str *ret_key)
     js->state = STATE_VALUE;
     *ret_key = escapes ? unescaped(js, key, &lone) : key;
     return 1;
+}
+
+size_t jsonscan_key_at(const struct jsonscan *js)
+{
+    return js->key_at;
 }
 
 int jsonscan_item(struct jsonscan *js)

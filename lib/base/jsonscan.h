@@ -51,6 +51,8 @@ enum json_type jsonscan_peek(
         *js); /* of the value at hand; BAD at an end or error; looks at the first byte only */
 int jsonscan_object(struct jsonscan *js);
 int jsonscan_key(struct jsonscan *js, struct str *ret_key); /* 1, 0 at the end, or an error */
+size_t jsonscan_key_at(
+    const struct jsonscan *js); /* where the text of the last key begins in the document */
 int jsonscan_array(struct jsonscan *js);
 int jsonscan_item(struct jsonscan *js); /* 1: an item is at hand, 0: the array ended, or an error */
 /* The unescaped text. A lone surrogate (\\ud800 without its partner) sets *ret_lone and is replaced by U+FFFD; JSON itself allows it. */

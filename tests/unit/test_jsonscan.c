@@ -450,6 +450,7 @@ static void test_values(void **state)
     assert_int_equal(jsonscan_object(js), 0);
     assert_int_equal(jsonscan_key(js, &key), 1);
     assert_true(str_eq(key, STR("key")));
+    assert_int_equal(jsonscan_key_at(js), 4);
     assert_int_equal(jsonscan_peek(js), JSON_T_ARRAY);
     assert_int_equal(jsonscan_array(js), 0);
     assert_int_equal(jsonscan_peek(js), JSON_T_BAD);

@@ -151,9 +151,9 @@ static void test_headers(void **state)
     refused("{\"records\":[{\"headers\":[{\"key\":1}]}]}", REST_JSON, 422, 422,
             "headers[].key: must be a string");
     refused("{\"records\":[{\"headers\":[{\"key\":\"a\",\"x\":1}]}]}", REST_JSON, 422, 422,
-            "Unrecognized field: x");
+            "records[0].headers: Unrecognized field: x");
     refused("{\"records\":[{\"headers\":[{\"key\":\"a\",\"key\":\"b\"}]}]}", REST_JSON, 400, 400,
-            "duplicate key 'key'");
+            "duplicate key 'key' in records[0].headers");
     refused("{\"records\":[{\"headers\":{}}]}", REST_JSON, 422, 422, "must be a list");
     refused("{\"records\":[{\"headers\":[1]}]}", REST_JSON, 422, 422, "must be a list of objects");
 }
@@ -170,13 +170,17 @@ static void test_envelope(void **state)
             "records[1]: must be an object");
     refused("[]", REST_JSON, 422, 422, "the body must be an object");
     refused("{\"records\":[{\"value\":1}],\"x\":1}", REST_JSON, 422, 422, "Unrecognized field: x");
-    refused("{\"records\":[{\"valu\":1}]}", REST_JSON, 422, 422, "Unrecognized field: valu");
+    refused("{\"records\":[{\"value\":1},{\"valu\":1}]}", REST_JSON, 422, 422,
+            "records[1]: Unrecognized field: valu");
     refused("{\"records\":[{\"value\":1,\"value\":2}]}", REST_JSON, 400, 400,
             "at byte 24: duplicate key 'value' in records[0]");
     refused("{\"records\":[{\"value\":1,\"val\\u0075e\":2}]}", REST_JSON, 400, 400,
-            "duplicate key 'value'");
-    refused("{\"records\":[{\"value\":1}],\"records\":[]}", REST_JSON, 400, 400,
-            "duplicate key 'records'");
+            "at byte 24: duplicate key 'value' in records[0]");
+    struct rest_fault fault;
+    static const char twice[] = "{\"records\":[{\"value\":1}],\"records\":[]}";
+    assert_null(parse_n(twice, strlen(twice), REST_JSON, 4, &fault));
+    assert_int_equal(fault.status, 400);
+    assert_string_equal(fault.text, "Malformed JSON at byte 26: duplicate key 'records'");
     refused("{\"records\":[{\"value\":1,\"partition\":-1}]}", REST_JSON, 422, 422,
             "records[0].partition");
     refused("{\"records\":[{\"value\":1,\"partition\":1.0}]}", REST_JSON, 422, 422,
@@ -198,6 +202,35 @@ static void test_envelope(void **state)
     refused("{\"records\":[{\"value\":{}}]}", REST_TEXT, 422, 42206,
             "records[0].value: must be a string");
     refused("{\"records\":[{\"value\":\"\\ud800\"}]}", REST_TEXT, 422, 42206, "surrogate");
+}
+
+static void test_timestamps(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value;
+        bool good;
+    } all[] = {{"1", true},
+               {"1234567890123", true},
+               {"1234569690123", true}, /* 30 minutes ahead of the request */
+               {"1234569690124", false},
+               {"0", false},
+               {"-1", false},
+               {"9223372036854775807", false},
+               {"9223372036854775808", false},
+               {"1e3", false},
+               {"\"1\"", false}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        CLEANUP(mem_cleanup)
+        char *text = mem_printf("{\"records\":[{\"value\":1},{\"timestamp\":%s}]}", all[i].value);
+        if (all[i].good) {
+            Sluice__ProduceRequest *r = parse(text, REST_JSON);
+            assert_true(r->record[1]->has_timestamp_ms);
+            done(r);
+        } else {
+            refused(text, REST_JSON, 422, 422, "records[1].timestamp");
+        }
+    }
 }
 
 static void test_malformed(void **state)
@@ -272,6 +305,44 @@ static void test_limits(void **state)
             done(r);
         }
     }
+    /* Base64 counts as what it stands for, whatever its padding; header values do, too. */
+    for (size_t n = 996; n <= 1003; n++) {
+        char *bytes = mem_alloc(n), *text = mem_alloc(str_base64_size(n));
+        size_t len = str_base64_encode(bytes, n - 3, false, text);
+        buf_reset(&b);
+        buf_z(&b, "{\"records\":[{\"value\":\"");
+        buf_append(&b, text, len);
+        buf_z(&b, "\",\"key\":\"YQ==\",\"headers\":[{\"key\":\"h\",\"value\":\"YQ==\"}]}]}");
+        struct rest_fault fault;
+        Sluice__ProduceRequest *r = parse_n(b.data, b.len, REST_BINARY, 4, &fault);
+        if (n > 1000) {
+            assert_null(r);
+            assert_int_equal(fault.status, 413);
+        } else {
+            assert_non_null(r);
+            assert_int_equal(r->record[0]->value.len, n - 3);
+            done(r);
+        }
+        mem_free(bytes);
+        mem_free(text);
+    }
+    for (int over = 0; over < 2; over++) {
+        buf_reset(&b);
+        buf_z(&b, "{\"records\":[{\"value\":1},{\"headers\":[{\"key\":\"h\"}");
+        for (int i = 1; i < 1000 + over; i++)
+            buf_z(&b, ",{\"key\":\"h\"}");
+        buf_z(&b, "]}]}");
+        struct rest_fault fault;
+        Sluice__ProduceRequest *r = parse_n(b.data, b.len, REST_JSON, 4, &fault);
+        if (over) {
+            assert_null(r);
+            assert_int_equal(fault.code, 422);
+            assert_non_null(strstr(fault.text, "records[1].headers"));
+        } else {
+            assert_int_equal(r->record[1]->n_header, 1001);
+            done(r);
+        }
+    }
     for (int over = 0; over < 2; over++) {
         buf_reset(&b);
         buf_z(&b, "{\"records\":[{\"value\":1}");
@@ -329,8 +400,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json),      cmocka_unit_test(test_binary_and_text),
         cmocka_unit_test(test_headers),   cmocka_unit_test(test_envelope),
-        cmocka_unit_test(test_malformed), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_schema),    cmocka_unit_test(test_reused),
+        cmocka_unit_test(test_malformed), cmocka_unit_test(test_timestamps),
+        cmocka_unit_test(test_limits),    cmocka_unit_test(test_schema),
+        cmocka_unit_test(test_reused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
