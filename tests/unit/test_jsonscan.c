@@ -1,6 +1,6 @@
 /* test_jsonscan: what must be accepted, what must be refused and where, misuse, and mutations held against jansson.
  *
- * SLUICE_JSON_SUITE may name a folder of JSONTestSuite's files (y_*.json, n_*.json, i_*.json).
+ * JSON_SUITE_DIR is the folder of JSONTestSuite's cases (y_*.json, n_*.json, i_*.json) that scripts/setup makes.
  * SPDX-License-Identifier: Apache-2.0  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -643,36 +643,73 @@ static void test_mutations(void **state)
     jsonscan_free(&js);
 }
 
+/* A case of the suite is refused or accepted as its name says: y_… must be accepted, n_… refused, i_… may be either. */
+static bool as_labelled(struct jsonscan *js, const char *name, const char *text, size_t n)
+{
+    enum json_fault fault = scan(js, text, n, NULL);
+    bool ok = name[0] == 'i' || (name[0] == 'y') == (fault == JSON_F_NONE);
+    if (!ok)
+        print_error("%s: fault %d: %.*s\n", name, (int)fault, (int)(n < 60 ? n : 60), text);
+    return ok;
+}
+
+/* The bytes that are no UTF-8 came as U+FFFD: each kind of such bytes is put back for it. */
+static bool as_labelled_with_broken_utf8(struct jsonscan *js, const char *name, const char *text,
+                                         size_t n)
+{
+    static const char *const broken[] = {"\xff",     "\xe5",         "\xe9",
+                                         "\xb9",     "\x80",         "\xc0",
+                                         "\xef\xbb", "\xed\xa0\x80", "\xf4\xbf\xbf\xbf"};
+    bool ok = true;
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        CLEANUP(mem_cleanup) char *other = mem_alloc(2 * n + JSONSCAN_PADDING);
+        size_t len = 0, b = strlen(broken[i]);
+        for (size_t at = 0; at < n;) {
+            if (n - at >= 3 && memcmp(text + at, "\xef\xbf\xbd", 3) == 0) {
+                memcpy(other + len, broken[i], b);
+                len += b;
+                at += 3;
+            } else {
+                other[len++] = text[at++];
+            }
+        }
+        ok = as_labelled(js, name, other, len) && ok;
+    }
+    return ok;
+}
+
 static void test_public_suite(void **state)
 {
     (void)state;
-    const char *folder = getenv("SLUICE_JSON_SUITE");
-    if (!folder)
-        skip();
+    enum { MAX = 1 << 20 };
+    unsigned counts[128] = {0}, broken = 0, wrong = 0;
+    DIR *dir = opendir(JSON_SUITE_DIR);
+    if (!dir)
+        fail_msg("%s is missing: run scripts/setup", JSON_SUITE_DIR);
     struct jsonscan *js = jsonscan_new(1024);
-    DIR *dir = opendir(folder);
-    assert_non_null(dir);
-    unsigned files = 0, wrong = 0;
     for (struct dirent *d; (d = readdir(dir));) {
         size_t len = strlen(d->d_name);
         if (len < 7 || strcmp(d->d_name + len - 5, ".json") != 0 || d->d_name[1] != '_')
             continue;
-        CLEANUP(mem_cleanup) char *path = mem_printf("%s/%s", folder, d->d_name);
+        CLEANUP(mem_cleanup) char *path = mem_printf("%s/%s", JSON_SUITE_DIR, d->d_name);
         FILE *f = fopen(path, "rb");
         assert_non_null(f);
-        CLEANUP(mem_cleanup) char *text = mem_alloc(4 << 20);
-        size_t n = fread(text, 1, 4 << 20, f);
+        CLEANUP(mem_cleanup) char *text = mem_alloc(MAX);
+        size_t n = fread(text, 1, MAX, f);
         fclose(f);
-        enum json_fault fault = scan(js, text, n, NULL);
-        bool ok = d->d_name[0] == 'i' || (d->d_name[0] == 'y') == (fault == JSON_F_NONE);
-        if (!ok) {
-            print_error("%s: fault %d\n", d->d_name, (int)fault);
-            wrong++;
+        assert_true(n + JSONSCAN_PADDING < MAX);
+        wrong += !as_labelled(js, d->d_name, text, n);
+        if (memmem(text, n, "\xef\xbf\xbd", 3)) {
+            broken++;
+            wrong += !as_labelled_with_broken_utf8(js, d->d_name, text, n);
         }
-        files++;
+        counts[d->d_name[0] & 127]++;
     }
     closedir(dir);
-    assert_true(files > 200);
+    assert_int_equal(counts['y'], 95);
+    assert_int_equal(counts['n'], 188);
+    assert_int_equal(counts['i'], 35);
+    assert_true(broken > 12);
     assert_int_equal(wrong, 0);
     jsonscan_free(&js);
 }
