@@ -142,14 +142,21 @@ void httpd_count_refused(struct httpd *h, int status)
             h->stats.refused_by_status[i]++;
 }
 
-void httpd_error_body(struct httpd *h, int status, const char *text, struct buf *body,
-                      const char **ret_type)
+void httpd_error_answer(struct httpd *h, const struct httpd_request *req, int status,
+                        const char *text, struct buf *body, struct httpd_answer *a)
 {
-    *ret_type = "text/plain";
+    httpd_count_refused(h, status);
+    buf_init(body, 4096);
+    *a = (struct httpd_answer){.status = status, .content_type = "text/plain"};
+    if (status == 503)
+        a->headers[0].name = "retry-after", a->headers[0].value = STR("1");
     if (h->o.on_error && !h->closed)
-        h->o.on_error(h->o.ctx, status, text, body, ret_type);
+        h->o.on_error(h->o.ctx, status, text, body, &a->content_type);
     else
         buf_printf(body, "%d %s: %s\n", status, httpd_reason(status), text);
+    if (h->o.on_error_fields && !h->closed)
+        h->o.on_error_fields(h->o.ctx, req, a);
+    a->body = buf_as_str(body);
 }
 
 void httpd_get_stats(const struct httpd *h, struct httpd_stats *ret)

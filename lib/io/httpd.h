@@ -6,7 +6,7 @@
  * Limits: beyond max_body_bytes 413 (before the body is buffered where Content-Length tells; while it arrives otherwise),
  * beyond max_header_bytes 431, slower than request_timeout_ms 408 (or the connection ends). All bodies that are
  * still arriving together never take more than max_arriving_bytes: beyond it 503 with Retry-After.
- * Over HTTP/2 a body beyond max_body_bytes resets its stream (REFUSED_STREAM), and one without room ends its connection.
+ * Over HTTP/2 a body without room ends its connection.
  * A client that ends its side while its call is open is taken as gone.
  * Requests whose framing is not clean (two Content-Length or Host fields, Content-Length with Transfer-Encoding, bare LF, folded
  * headers) get 400 and the connection ends. Error bodies come from `on_error`, in the service's own shape.
@@ -63,6 +63,10 @@ typedef void httpd_handler_fn(void *ctx, struct httpd_call *call, const struct h
 /* Fills body (and content type) of an answer that httpd itself gives: 400, 404, 408, 413, 431, 503. */
 typedef void httpd_error_fn(void *ctx, int status, const char *text, struct buf *body,
                             const char **ret_content_type);
+/* Adds header fields to such an answer. `req` has the head (its body is empty), or is NULL: no head could be read. What the values
+ * point to stays unchanged until the service is called again. */
+typedef void httpd_error_fields_fn(void *ctx, const struct httpd_request *req,
+                                   struct httpd_answer *a);
 
 struct httpd_opts {
     const char *listen; /* host:port, port 0 = any */
@@ -72,7 +76,8 @@ struct httpd_opts {
     uint64_t request_timeout_ms;
     const char *server_name; /* Server header; NULL: none */
     httpd_handler_fn *on_request;
-    httpd_error_fn *on_error; /* NULL: plain text */
+    httpd_error_fn *on_error;               /* NULL: plain text */
+    httpd_error_fields_fn *on_error_fields; /* NULL: none */
     void *ctx;
 };
 int httpd_open(struct loop *loop, const struct httpd_opts *o, struct httpd **ret, struct err *e);

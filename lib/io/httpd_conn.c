@@ -378,16 +378,29 @@ void httpd_conn_stream_send(struct httpd_conn *c, struct str piece, bool last)
 
 /* ---- reading ---- */
 
+/* The request at hand, whose body is still to come. */
+static struct httpd_request request_of(struct httpd_conn *c, struct str body)
+{
+    const char *p = c->in + c->start;
+    const struct httpd_head *d = &c->head;
+    return (struct httpd_request){.method = d->method,
+                                  .method_name = str_make(p, d->method_len),
+                                  .path = str_make(p + d->path, d->path_len),
+                                  .query = d->has_query ? str_make(p + d->query, d->query_len)
+                                                        : (struct str){NULL, 0},
+                                  .body = body,
+                                  .native = c};
+}
+
 static void refuse(struct httpd_conn *c, int status, const char *text)
 {
-    struct httpd_answer a = {.status = status, .close = true};
+    struct httpd_answer a;
     struct buf body;
-    if (status == 503)
-        a.headers[0].name = "retry-after", a.headers[0].value = STR("1");
-    httpd_count_refused(c->h, status);
-    buf_init(&body, 4096);
-    httpd_error_body(c->h, status, text, &body, &a.content_type);
-    a.body = buf_as_str(&body);
+    struct httpd_request req;
+    if (c->head_read)
+        req = request_of(c, (struct str){NULL, 0});
+    httpd_error_answer(c->h, c->head_read ? &req : NULL, status, text, &body, &a);
+    a.close = true;
     httpd_conn_answer(c, &a);
     buf_deinit(&body);
 }
@@ -493,6 +506,7 @@ static bool take_head(struct httpd_conn *c)
         }
     }
     size_t head_len = 0;
+    c->head_read = false;
     int rc = httpd_head_find(p, n, c->h->o.max_header_bytes, &c->scanned, &head_len);
     if (rc == 0)
         return false;
@@ -503,6 +517,7 @@ static bool take_head(struct httpd_conn *c)
     if (rc == 1) {
         rc = httpd_head_parse(p, head_len, &c->head, &text);
         c->head_len = head_len;
+        c->head_read = rc == 0;
         if (rc == 0)
             return start_body(c);
     }
@@ -513,22 +528,12 @@ static bool take_head(struct httpd_conn *c)
 
 static void dispatch(struct httpd_conn *c, size_t body_len)
 {
-    const char *p = c->in + c->start;
-    const struct httpd_head *d = &c->head;
     give_room(c);
     c->continued = false;
     set_state(c, CONN_CALL);
-    c->call = (struct httpd_call){
-        .tag = HTTPD_CALL_TAG,
-        .conn = c,
-        .req = {.method = d->method,
-                .method_name = str_make(p, d->method_len),
-                .path = str_make(p + d->path, d->path_len),
-                .query =
-                    d->has_query ? str_make(p + d->query, d->query_len) : (struct str){NULL, 0},
-                .body = str_make(c->in + c->body, body_len),
-                .native = c},
-    };
+    c->call = (struct httpd_call){.tag = HTTPD_CALL_TAG,
+                                  .conn = c,
+                                  .req = request_of(c, str_make(c->in + c->body, body_len))};
     httpd_call_begin(&c->call, c->h);
 }
 

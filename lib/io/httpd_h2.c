@@ -1,7 +1,13 @@
 /* httpd_h2: HTTP/2 without TLS, by h2o. A connection comes here after its preface, with the bytes read so far.
  *
- * h2o gathers bodies by itself and resets a stream beyond max_request_entity_size (REFUSED_STREAM: nothing was processed). What
- * its connections have read and not yet handed to the service is counted as arriving; beyond the room the connection ends.
+ * h2o gathers bodies by itself, asks us when one is whole, and knows but one answer to a body that is too large: it resets the
+ * stream, as if the client should try again. So after each read its streams are looked at (h2o/http2_internal.h): a body beyond the
+ * limit, announced or arrived, is answered 413, one that takes too long 408, as h2o itself answers a head with broken
+ * characters: by moving the stream on to its answer. What the client sends of such a body afterwards is dropped before h2o sees
+ * it, because h2o would reset the stream, and clients then throw the answer away.
+ *
+ * What is read and not yet handed to the service is counted as arriving; beyond the room the connection ends. It ends as well when
+ * a client does not take an answer in time.
  * SPDX-License-Identifier: Apache-2.0  */
 #include "io/httpd_priv.h"
 #include "base/log.h"
@@ -11,7 +17,11 @@
 #pragma GCC diagnostic ignored "-Wstrict-prototypes"
 #include <h2o.h>
 #include <h2o/http2.h>
+#include <h2o/http2_internal.h>
 #pragma GCC diagnostic pop
+
+/* A body may pass the limit by what one read brings; h2o's own limit stays behind that. */
+enum { BODY_SLACK = 4 << 20, LATE_MAX = 64 };
 
 struct httpd_h2 {
     struct httpd *h;
@@ -19,6 +29,7 @@ struct httpd_h2 {
     h2o_context_t ctx;
     h2o_accept_ctx_t accept;
     struct list calls;
+    int early; /* not 0: the status of the request that is being handed to on_request */
 };
 struct h2_handler {
     h2o_handler_t super;
@@ -28,6 +39,14 @@ struct h2_conn {
     h2o_socket_t *sock;
     h2o_socket_cb read; /* h2o's own */
     size_t arriving;
+    uint64_t partial_ms;     /* since when a frame or a head is there in part; 0: none is */
+    struct list answers;     /* struct h2_answer, oldest first */
+    uint32_t late[LATE_MAX]; /* streams that were answered before their body was whole */
+    unsigned late_n;
+};
+struct h2_answer { /* whole, and not yet written */
+    struct list node;
+    uint64_t since_ms;
 };
 struct httpd_h2_call {
     h2o_generator_t gen; /* first: h2o hands it back */
@@ -70,25 +89,59 @@ static void put_head(h2o_req_t *req, const struct httpd_answer *a)
                          a->headers[i].value); /* an unclean value is left out */
 }
 
-static void send_whole(h2o_req_t *req, const struct httpd_answer *a)
+static void on_timer(void *ctx);
+
+static void on_answer_dispose(void *p)
+{
+    list_remove(&((struct h2_answer *)p)->node);
+}
+
+/* Its memory goes with the request, when all of it is written or the stream ends otherwise. */
+static void watch_answer(struct httpd *h, h2o_req_t *req)
+{
+    h2o_socket_t *sock = req->conn->callbacks->get_socket(req->conn);
+    struct httpd_conn *c = CHECK_FROM(sock->on_close.data, struct httpd_conn, HTTPD_CONN_TAG);
+    struct h2_conn *hc = c->h2;
+    struct h2_answer *answer = h2o_mem_alloc_shared(&req->pool, sizeof *answer, on_answer_dispose);
+    answer->since_ms = loop_now_ms(h->loop);
+    list_push(&hc->answers, &answer->node);
+    if (!loop_timer_active(&c->timer))
+        loop_timer_start(h->loop, &c->timer, h->o.request_timeout_ms, on_timer, c);
+}
+
+static void send_whole(struct httpd *h, h2o_req_t *req, const struct httpd_answer *a)
 {
     put_head(req, a);
     if (a->status != 204 && a->status != 304)
         req->res.content_length = a->body.n;
+    watch_answer(h, req);
     h2o_send_inline(req, a->body.p ? a->body.p : "", a->status == 304 ? 0 : a->body.n);
 }
 
-static void refuse(struct httpd *h, h2o_req_t *req, int status, const char *text)
+/* A request to look its head up in; the body is still to come. */
+static struct httpd_request request_of(h2o_req_t *req)
 {
-    struct httpd_answer a = {.status = status};
-    if (status == 503)
-        a.headers[0].name = "retry-after", a.headers[0].value = STR("1");
+    struct str path = str_make(req->input.path.base, req->input.path.len), query = {NULL, 0};
+    struct str method = str_make(req->input.method.base, req->input.method.len);
+    if (req->input.query_at != SIZE_MAX) {
+        query = str_make(path.p + req->input.query_at + 1, path.n - req->input.query_at - 1);
+        path.n = req->input.query_at;
+    }
+    return (struct httpd_request){.method = httpd_method_of(method),
+                                  .method_name = method,
+                                  .path = path,
+                                  .query = query,
+                                  .http2 = true,
+                                  .native = req};
+}
+
+static void refuse(struct httpd_h2 *h2, h2o_req_t *req, int status, const char *text)
+{
+    struct httpd_answer a;
     struct buf body;
-    httpd_count_refused(h, status);
-    buf_init(&body, 4096);
-    httpd_error_body(h, status, text, &body, &a.content_type);
-    a.body = buf_as_str(&body);
-    send_whole(req, &a);
+    struct httpd_request head = request_of(req);
+    httpd_error_answer(h2->h, &head, status, text, &body, &a);
+    send_whole(h2->h, req, &a);
     buf_deinit(&body);
 }
 
@@ -100,64 +153,51 @@ static size_t header_bytes(const h2o_req_t *req)
     return n;
 }
 
-/* What a whole request has taken on the wire is at most its plain size and some frames' heads. */
-static void give_room_of(struct httpd *h, h2o_req_t *req)
+/* The body in its place, with the padding behind it that readers of JSON need. */
+static struct str padded_body(h2o_req_t *req)
 {
-    enum { FRAMES = 256 };
-    h2o_socket_t *sock = req->conn->callbacks->get_socket(req->conn);
-    struct httpd_conn *c = sock ? sock->on_close.data : NULL;
-    struct h2_conn *hc = c ? c->h2 : NULL;
-    if (!hc)
-        return;
-    size_t n = header_bytes(req) + req->entity.len + req->entity.len / 256 + FRAMES;
-    n = n < hc->arriving ? n : hc->arriving;
-    hc->arriving -= n;
-    httpd_room_give(h, n);
+    static const char none[HTTPD_BODY_PADDING];
+    h2o_http2_stream_t *stream = H2O_STRUCT_FROM_MEMBER(h2o_http2_stream_t, req, req);
+    /* That the library is laid out as its header, and khash.h, say. */
+    CHECK(h2o_http2_conn_get_stream((h2o_http2_conn_t *)req->conn, stream->stream_id) == stream);
+    if (!req->entity.len || !stream->_req_body)
+        return str_make(none, 0);
+    h2o_iovec_t pad = h2o_buffer_reserve(&stream->_req_body, HTTPD_BODY_PADDING);
+    CHECK(pad.base);
+    memset(pad.base, 0, HTTPD_BODY_PADDING);
+    req->entity.base = stream->_req_body->bytes;
+    return str_make(req->entity.base, req->entity.len);
 }
 
 static int on_request(h2o_handler_t *self, h2o_req_t *req)
 {
-    struct httpd *h = ((struct h2_handler *)self)->h2->h;
-    give_room_of(h, req);
+    struct httpd_h2 *h2 = ((struct h2_handler *)self)->h2;
+    struct httpd *h = h2->h;
+    if (h2->early) {
+        refuse(h2, req, h2->early,
+               h2->early == 413 ? "the body is larger than the limit"
+                                : "the request did not arrive in time");
+        return 0;
+    }
     if (h->closed || header_bytes(req) > h->o.max_header_bytes) {
-        refuse(h, req, h->closed ? 503 : 431,
+        refuse(h2, req, h->closed ? 503 : 431,
                h->closed ? "closing" : "the header is larger than the limit");
         return 0;
     }
     if (req->entity.len > h->o.max_body_bytes) {
-        refuse(h, req, 413, "the body is larger than the limit");
+        refuse(h2, req, 413, "the body is larger than the limit");
         return 0;
     }
     if (req->input.path.len == 0 || req->input.path.base[0] != '/') {
-        refuse(h, req, 400, "the request target must begin with '/'");
+        refuse(h2, req, 400, "the request target must begin with '/'");
         return 0;
     }
     struct httpd_h2_call *hc = h2o_mem_alloc_shared(&req->pool, sizeof *hc, on_call_dispose);
     memset(hc, 0, sizeof *hc);
-    list_push(&((struct h2_handler *)self)->h2->calls, &hc->node);
-    /* h2o's buffer ends with the body: the padding that readers of JSON need is made here. */
-    char *body = h2o_mem_alloc_pool(&req->pool, req->entity.len + HTTPD_BODY_PADDING);
-    if (req->entity.len)
-        memcpy(body, req->entity.base, req->entity.len);
-    memset(body + req->entity.len, 0, HTTPD_BODY_PADDING);
+    list_push(&h2->calls, &hc->node);
     hc->req = req;
-    struct str path = str_make(req->input.path.base, req->input.path.len), query = {NULL, 0};
-    if (req->input.query_at != SIZE_MAX) {
-        query = str_make(path.p + req->input.query_at + 1, path.n - req->input.query_at - 1);
-        path.n = req->input.query_at;
-    }
-    struct str method = str_make(req->input.method.base, req->input.method.len);
-    hc->call = (struct httpd_call){
-        .tag = HTTPD_CALL_TAG,
-        .h2 = hc,
-        .req = {.method = httpd_method_of(method),
-                .method_name = method,
-                .path = path,
-                .query = query,
-                .body = str_make(body, req->entity.len),
-                .http2 = true,
-                .native = req},
-    };
+    hc->call = (struct httpd_call){.tag = HTTPD_CALL_TAG, .h2 = hc, .req = request_of(req)};
+    hc->call.req.body = padded_body(req);
     httpd_call_begin(&hc->call, h);
     return 0;
 }
@@ -178,7 +218,7 @@ struct str httpd_h2_field(const void *native, const char *name)
 
 void httpd_h2_answer(struct httpd_call *call, const struct httpd_answer *a)
 {
-    send_whole(call->h2->req, a);
+    send_whole(call->h, call->h2->req, a);
     mem_free(a->body_owned);
 }
 
@@ -247,6 +287,158 @@ static void on_sock_close(void *data)
     ((struct h2_conn *)c->h2)->sock = NULL;
 }
 
+/* What is read of requests that are not whole. */
+static size_t bytes_held(h2o_http2_conn_t *conn)
+{
+    size_t n = conn->sock->input->size;
+    if (conn->_headers_unparsed)
+        n += conn->_headers_unparsed->size;
+    for (khiter_t i = kh_begin(conn->streams); i != kh_end(conn->streams); i++) {
+        if (!kh_exist(conn->streams, i))
+            continue;
+        const h2o_http2_stream_t *stream = kh_val(conn->streams, i);
+        if (stream->state == H2O_HTTP2_STREAM_STATE_RECV_BODY)
+            n += stream->_req_body->size;
+    }
+    return n;
+}
+
+static uint64_t age_ms(h2o_http2_conn_t *conn, const h2o_http2_stream_t *stream)
+{
+    const struct timeval now = *h2o_get_timestamp(conn->super.ctx, NULL, NULL),
+                         begun = stream->req.timestamps.request_begin_at;
+    int64_t ms = (now.tv_sec - begun.tv_sec) * 1000 + (now.tv_usec - begun.tv_usec) / 1000;
+    return ms > 0 ? (uint64_t)ms : 0;
+}
+
+/* The status that a body which is not whole has earned; 0: none yet. */
+static int verdict(struct httpd *h, h2o_http2_conn_t *conn, const h2o_http2_stream_t *stream)
+{
+    size_t max = h->o.max_body_bytes, announced = stream->_expected_content_length;
+    if (stream->state != H2O_HTTP2_STREAM_STATE_RECV_BODY)
+        return 0;
+    if ((announced != SIZE_MAX && announced > max) || stream->_req_body->size > max)
+        return 413;
+    return age_ms(conn, stream) >= h->o.request_timeout_ms ? 408 : 0;
+}
+
+/* As h2o itself lets a whole request go on. False: too many bodies of this connection were answered before they were whole. */
+static bool answer_early(struct httpd_conn *c, h2o_http2_conn_t *conn, h2o_http2_stream_t *stream,
+                         int status)
+{
+    struct h2_conn *hc = c->h2;
+    struct httpd_h2 *h2 = c->h->h2;
+    if (hc->late_n == LATE_MAX)
+        return false;
+    hc->late[hc->late_n++] = stream->stream_id;
+    h2o_http2_stream_set_state(conn, stream, H2O_HTTP2_STREAM_STATE_REQ_PENDING);
+    h2o_http2_stream_set_state(conn, stream, H2O_HTTP2_STREAM_STATE_SEND_HEADERS);
+    if (conn->pull_stream_ids.max_processed < stream->stream_id)
+        conn->pull_stream_ids.max_processed = stream->stream_id;
+    h2o_buffer_dispose(&stream->_req_body);
+    stream->req.entity = (h2o_iovec_t){NULL, 0};
+    h2->early = status;
+    h2o_process_request(&stream->req);
+    h2->early = 0;
+    return true;
+}
+
+static unsigned find_late(const struct h2_conn *hc, uint32_t stream_id)
+{
+    unsigned i = 0;
+    while (i < hc->late_n && hc->late[i] != stream_id)
+        i++;
+    return i;
+}
+
+/* Takes the whole DATA frames of streams that are answered out of what was read, and lets the client send as many bytes more. */
+static void drop_late_data(struct h2_conn *hc, h2o_http2_conn_t *conn)
+{
+    h2o_buffer_t *in = conn->sock->input;
+    size_t dropped = 0;
+    for (size_t at = 0; hc->late_n && in->size - at >= H2O_HTTP2_FRAME_HEADER_SIZE;) {
+        const uint8_t *head = (const uint8_t *)in->bytes + at;
+        size_t n = h2o_http2_decode24u(head), whole = H2O_HTTP2_FRAME_HEADER_SIZE + n;
+        uint32_t stream_id = h2o_http2_decode32u(head + 5) & 0x7fffffff;
+        unsigned i = find_late(hc, stream_id);
+        bool data = head[3] == H2O_HTTP2_FRAME_TYPE_DATA, end = head[4] & 1;
+        if (in->size - at < whole)
+            break;
+        if (i == hc->late_n) {
+            at += whole;
+            continue;
+        }
+        if ((data && end) || head[3] == H2O_HTTP2_FRAME_TYPE_RST_STREAM)
+            hc->late[i] = hc->late[--hc->late_n];
+        if (!data) {
+            at += whole;
+            continue;
+        }
+        memmove(in->bytes + at, in->bytes + at + whole, in->size - at - whole);
+        in->size -= whole;
+        dropped += n;
+    }
+    if (dropped && conn->state < H2O_HTTP2_CONN_STATE_IS_CLOSING) {
+        h2o_http2_encode_window_update_frame(&conn->_write.buf, 0, (int32_t)dropped);
+        h2o_http2_conn_request_write(conn);
+    }
+}
+
+static uint64_t greater(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Answers what is too large or too late, and comes back when the next may be too late. False: the connection is to end. */
+static bool look_at_streams(struct httpd_conn *c, h2o_http2_conn_t *conn)
+{
+    struct h2_conn *hc = c->h2;
+    uint64_t limit = c->h->o.request_timeout_ms, oldest = 0, now = loop_now_ms(c->h->loop);
+    bool waiting = false;
+    for (khiter_t i = kh_begin(conn->streams); i != kh_end(conn->streams); i++) {
+        if (!kh_exist(conn->streams, i))
+            continue;
+        h2o_http2_stream_t *stream = kh_val(conn->streams, i);
+        int status = verdict(c->h, conn, stream);
+        if (status) {
+            if (!answer_early(c, conn, stream, status))
+                return false;
+        } else if (stream->state == H2O_HTTP2_STREAM_STATE_RECV_BODY) {
+            oldest = greater(oldest, age_ms(conn, stream));
+            waiting = true;
+        }
+    }
+    if (!conn->sock->input->size && !conn->_headers_unparsed)
+        hc->partial_ms = 0;
+    else if (!hc->partial_ms)
+        hc->partial_ms = now;
+    if (hc->partial_ms)
+        oldest = greater(oldest, now - hc->partial_ms);
+    if (!list_empty(&hc->answers))
+        oldest =
+            greater(oldest, now - LIST_ENTRY(hc->answers.next, struct h2_answer, node)->since_ms);
+    if (!waiting && !hc->partial_ms && list_empty(&hc->answers))
+        loop_timer_stop(&c->timer);
+    else if (!loop_timer_active(&c->timer))
+        loop_timer_start(c->h->loop, &c->timer, limit > oldest ? limit - oldest + 1 : 1, on_timer,
+                         c);
+    return true;
+}
+
+static void after_read(struct httpd_conn *c, h2o_http2_conn_t *conn)
+{
+    struct h2_conn *hc = c->h2;
+    if (conn->state < H2O_HTTP2_CONN_STATE_IS_CLOSING && !look_at_streams(c, conn)) {
+        httpd_h2_end(c);
+        return;
+    }
+    size_t held = bytes_held(conn);
+    if (held < hc->arriving) {
+        httpd_room_give(c->h, hc->arriving - held);
+        hc->arriving = held;
+    }
+}
+
 static void on_read(h2o_socket_t *sock, const char *err)
 {
     struct httpd_conn *c = CHECK_FROM(sock->on_close.data, struct httpd_conn, HTTPD_CONN_TAG);
@@ -258,9 +450,31 @@ static void on_read(h2o_socket_t *sock, const char *err)
         httpd_count_refused(c->h, 503);
         err = h2o_socket_error_closed;
     }
+    if (!err)
+        drop_late_data(hc, sock->data);
     hc->read(sock, err);
     if (!hc->sock)
         give_room(c);
+    else
+        after_read(c, sock->data);
+}
+
+static void on_timer(void *ctx)
+{
+    struct httpd_conn *c = CHECK_FROM(ctx, struct httpd_conn, HTTPD_CONN_TAG);
+    struct h2_conn *hc = c->h2;
+    if (!hc->sock)
+        return;
+    uint64_t now = loop_now_ms(c->h->loop), limit = c->h->o.request_timeout_ms;
+    bool no_head = hc->partial_ms && now - hc->partial_ms >= limit;
+    bool not_taken = !list_empty(&hc->answers) &&
+                     now - LIST_ENTRY(hc->answers.next, struct h2_answer, node)->since_ms >= limit;
+    if (no_head) /* there is nothing to answer to */
+        httpd_count_refused(c->h, 408);
+    if (no_head || not_taken)
+        httpd_h2_end(c);
+    else
+        after_read(c, hc->sock->data);
 }
 
 void httpd_h2_take(struct httpd_conn *c, const char *p, size_t n)
@@ -274,6 +488,7 @@ void httpd_h2_take(struct httpd_conn *c, const char *p, size_t n)
     sock->on_close.cb = on_sock_close;
     sock->on_close.data = c;
     hc->sock = sock;
+    list_init(&hc->answers);
     c->h2 = hc;
     c->state = CONN_H2;
     mem_free(c->in);
@@ -285,6 +500,13 @@ void httpd_h2_take(struct httpd_conn *c, const char *p, size_t n)
         return; /* ended already */
     hc->read = sock->_cb.read;
     sock->_cb.read = on_read;
+    if (httpd_room_take(c->h, n)) { /* what came with the preface counts as well */
+        hc->arriving = n;
+        after_read(c, sock->data);
+    } else {
+        httpd_count_refused(c->h, 503);
+        httpd_h2_end(c);
+    }
 }
 
 void httpd_h2_end(struct httpd_conn *c)
@@ -319,7 +541,7 @@ int httpd_h2_open(struct httpd *h, struct httpd_h2 **ret, struct err *e)
     h2->h = h;
     list_init(&h2->calls);
     h2o_config_init(&h2->conf);
-    h2->conf.max_request_entity_size = h->o.max_body_bytes;
+    h2->conf.max_request_entity_size = h->o.max_body_bytes + BODY_SLACK;
     h2->conf.http2.idle_timeout = h->o.request_timeout_ms;
     h2->conf.http2.graceful_shutdown_timeout = 1000;
     h2->conf.server_name = h->server_name ? h2o_iovec_init(h->server_name, strlen(h->server_name))

@@ -100,8 +100,9 @@ struct httpd_conn {
     size_t discarded;
     unsigned writes;
     bool reading, in_process, close_after, no_body, continued;
-    bool spoken; /* a first HTTP/1 head was seen: no preface any more */
-    void *h2;    /* HTTP/2: httpd_h2.c's own */
+    bool spoken;    /* a first HTTP/1 head was seen: no preface any more */
+    bool head_read; /* `head` is that of the request at hand */
+    void *h2;       /* HTTP/2: httpd_h2.c's own */
 };
 void httpd_conn_open(struct httpd *h);
 void httpd_conn_end(struct httpd_conn *c); /* now, whatever is open on it */
@@ -159,7 +160,7 @@ void httpd_conn_gone(struct httpd *h); /* one connection less: takes the next, o
 bool httpd_room_take(struct httpd *h, size_t bytes);
 void httpd_room_give(struct httpd *h, size_t bytes);
 void httpd_count_refused(struct httpd *h, int status);
-/* The body of an answer that httpd gives itself. */
-void httpd_error_body(struct httpd *h, int status, const char *text, struct buf *body,
-                      const char **ret_type);
+/* An answer that httpd gives itself, counted. `body` is begun here, and holds a->body: the caller ends it. `req` may be NULL. */
+void httpd_error_answer(struct httpd *h, const struct httpd_request *req, int status,
+                        const char *text, struct buf *body, struct httpd_answer *a);
 const char *httpd_reason(int status);
