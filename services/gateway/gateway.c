@@ -275,6 +275,7 @@ int gateway_start(struct app *app, void *config, struct err *e)
                             .request_timeout_ms = c->request_timeout,
                             .on_request = rest_on_request,
                             .on_error = rest_on_error,
+                            .on_error_fields = rest_on_error_fields,
                             .ctx = gw};
     rc = httpd_open(gw->loop, &ho, &gw->httpd, e);
     if (rc != 0)

@@ -2,7 +2,8 @@
  *
  * gateway.c      life, connection to the producers, the cache of topics
  * rest_routes.c  from a request to its answer
- * rest_body.c    reads produce bodies; rest_answer.c writes answers; outbox.c gathers and sends
+ * rest_head.c    media types, request ids, CORS; rest_body.c reads produce bodies; rest_answer.c writes answers
+ * outbox.c       gathers and sends
  * metrics.c      the table of metrics
  * SPDX-License-Identifier: Apache-2.0  */
 #pragma once
@@ -103,6 +104,7 @@ struct gateway {
     struct rest_body *body;
     struct buf answer;   /* scratch */
     struct rnd rnd;      /* for request ids */
+    char error_id[65];   /* scratch: the request id of an answer that httpd gives */
     char *allow_text;    /* the topics that may be produced to, by commas */
     struct map *topics;  /* struct gateway_topic by name */
     struct map *missing; /* topics that were asked for and are not there; emptied by each refresh */
@@ -138,4 +140,5 @@ bool gateway_topic_name_valid(struct str name);
 void rest_on_request(void *ctx, struct httpd_call *call, const struct httpd_request *req);
 void rest_on_error(void *ctx, int status, const char *text, struct buf *body,
                    const char **ret_content_type);
+void rest_on_error_fields(void *ctx, const struct httpd_request *req, struct httpd_answer *a);
 void rest_drop_calls(struct gateway *gw); /* at the end: nothing is answered any more */

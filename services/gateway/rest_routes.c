@@ -9,10 +9,9 @@
 #include "base/mem.h"
 #include "gateway/gateway.h"
 #include "gateway/rest_answer.h"
+#include "gateway/rest_head.h"
 
 enum { SEGMENTS = 6, TOPIC_ASK_MS = 40, QUESTION_MS = 5000 };
-#define V2_TYPE "application/vnd.kafka.v2+json"
-#define JSON_TYPE "application/json"
 #define UNKNOWN_TEXT "The answer of the producer was lost: the records may have been written."
 
 struct rest_call {
@@ -78,42 +77,6 @@ static unsigned code_index(int status)
 }
 enum { CODES = 14 };
 
-static void add_header(struct httpd_answer *a, const char *name, struct str value)
-{
-    for (size_t i = 0; i < sizeof a->headers / sizeof *a->headers; i++) {
-        if (a->headers[i].name)
-            continue;
-        a->headers[i].name = name;
-        a->headers[i].value = value;
-        return;
-    }
-}
-
-static void add_cors(const struct rest_call *c, struct httpd_answer *a)
-{
-    const char *origins = c->gw->config->cors_origins;
-    struct str origin = httpd_header(c->req, "origin");
-    if (!origin.p || !*origins)
-        return;
-    if (gateway_list_has(origins, STR("*"), false)) {
-        add_header(a, "access-control-allow-origin", STR("*"));
-    } else {
-        add_header(a, "vary", STR("Origin"));
-        if (!gateway_list_has(origins, origin, false))
-            return;
-        add_header(a, "access-control-allow-origin", origin);
-    }
-    if (c->route != ROUTE_PREFLIGHT) {
-        add_header(a, "access-control-expose-headers", STR("X-Request-Id, Retry-After"));
-        return;
-    }
-    struct str headers = httpd_header(c->req, "access-control-request-headers");
-    add_header(a, "access-control-allow-methods", STR("GET, HEAD, POST, OPTIONS"));
-    add_header(a, "access-control-allow-headers",
-               headers.p ? headers : STR("Content-Type, Accept, Prefer, X-Request-Id"));
-    add_header(a, "access-control-max-age", STR("86400"));
-}
-
 /* Answers with what is in gw->answer. `allow`: for 405 and OPTIONS. */
 static void answer(struct rest_call *c, int status, bool retry, const char *allow)
 {
@@ -126,12 +89,12 @@ static void answer(struct rest_call *c, int status, bool retry, const char *allo
                              .content_type = status == 204 ? NULL : c->type,
                              .body =
                                  status == 204 ? (struct str){NULL, 0} : buf_as_str(&gw->answer)};
-    add_header(&a, "x-request-id", str_make(c->request_id, c->request_id_n));
+    rest_head_add(&a, "x-request-id", str_make(c->request_id, c->request_id_n));
     if (retry)
-        add_header(&a, "retry-after", STR("1"));
+        rest_head_add(&a, "retry-after", STR("1"));
     if (allow)
-        add_header(&a, "allow", str_of(allow));
-    add_cors(c, &a);
+        rest_head_add(&a, "allow", str_of(allow));
+    rest_head_cors(gw, c->req, c->route == ROUTE_PREFLIGHT, &a);
     metric_add(gw->metrics, GM_HTTP_REQUESTS, c->route * CODES + code_index(status), 1);
     metric_observe(gw->metrics, GM_HTTP_SECONDS, c->route,
                    (double)(clock_us() - c->arrived_us) / 1e6);
@@ -157,11 +120,19 @@ static void finish(struct rest_call *c, int status)
     free_call(c);
 }
 
+void rest_on_error_fields(void *ctx, const struct httpd_request *req, struct httpd_answer *a)
+{
+    struct gateway *gw = ctx;
+    size_t n = rest_head_request_id(gw, req, gw->error_id);
+    rest_head_add(a, "x-request-id", str_make(gw->error_id, n));
+    rest_head_cors(gw, req, false, a);
+}
+
 void rest_on_error(void *ctx, int status, const char *text, struct buf *body,
                    const char **ret_content_type)
 {
     (void)ctx;
-    *ret_content_type = V2_TYPE;
+    *ret_content_type = REST_V2_TYPE;
     rest_answer_error(body, status, text);
 }
 
@@ -375,82 +346,6 @@ static void start_question(struct rest_call *c)
         refuse(c, REJECT_NO_PRODUCER, 503, 503, "No producer is connected.");
 }
 
-/* ---- media types ---- */
-
-static struct str media_type(struct str s)
-{
-    const char *semicolon = s.p ? memchr(s.p, ';', s.n) : NULL;
-    return str_trim(semicolon ? str_make(s.p, (size_t)(semicolon - s.p)) : s);
-}
-
-/* 0, or -1 for a type that is none of a produce request. */
-static int format_of(struct str type, enum rest_format *ret)
-{
-    static const struct {
-        const char *type;
-        enum rest_format format;
-    } all[] = {{"application/vnd.kafka.json.v2+json", REST_JSON},
-               {"application/vnd.kafka.binary.v2+json", REST_BINARY},
-               {"application/vnd.kafka.text.v2+json", REST_TEXT},
-               {"application/vnd.kafka.avro.v2+json", REST_SCHEMA},
-               {"application/vnd.kafka.jsonschema.v2+json", REST_SCHEMA},
-               {"application/vnd.kafka.protobuf.v2+json", REST_SCHEMA}};
-    if (!type.p) {
-        *ret = REST_BINARY;
-        return 0;
-    }
-    type = media_type(type);
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        if (str_ieq(type, str_of(all[i].type))) {
-            *ret = all[i].format;
-            return 0;
-        }
-    }
-    return -1;
-}
-
-static double quality(struct str part)
-{
-    struct str rest = part, p;
-    double q = 1;
-    while (str_next(&rest, ';', &p)) {
-        p = str_trim(p);
-        if (p.n > 2 && (p.p[0] | 0x20) == 'q' && p.p[1] == '=' &&
-            str_double(str_make(p.p + 2, p.n - 2), &q) != 0)
-            q = 0;
-    }
-    return q;
-}
-
-/* How wanted `type` is: by the most specific range that covers it. */
-static double wanted(struct str accept, const char *type)
-{
-    struct str part;
-    double q = 0;
-    int best = 0;
-    while (str_next(&accept, ',', &part)) {
-        struct str range = media_type(str_trim(part));
-        int specific = str_ieq(range, str_of(type))           ? 3
-                       : str_ieq(range, STR("application/*")) ? 2
-                       : str_is(range, "*/*")                 ? 1
-                                                              : 0;
-        if (specific > best) {
-            best = specific;
-            q = quality(part);
-        }
-    }
-    return q;
-}
-
-/* The type of the answer; NULL: none is acceptable. */
-static const char *answer_type(struct str accept)
-{
-    if (!accept.p || str_trim(accept).n == 0 || str_is(accept, "*/*"))
-        return V2_TYPE;
-    double v2 = wanted(accept, V2_TYPE), json = wanted(accept, JSON_TYPE);
-    return v2 <= 0 && json <= 0 ? NULL : v2 >= json ? V2_TYPE : JSON_TYPE;
-}
-
 /* ---- routes ---- */
 
 static bool take_topic(struct rest_call *c, struct str segment)
@@ -517,50 +412,6 @@ static const char *allow_of(enum gateway_route route)
     }
 }
 
-/* Unique is enough, so no question to the kernel for each request. */
-static void make_request_id(struct rest_call *c)
-{
-    static const char digits[] = "0123456789abcdef";
-    uint64_t bits[2] = {rnd_u64(&c->gw->rnd), rnd_u64(&c->gw->rnd)};
-    bits[0] = (bits[0] & ~(uint64_t)0xf000) | 0x4000;               /* version 4 */
-    bits[1] = (bits[1] & ~((uint64_t)3 << 62)) | (uint64_t)1 << 63; /* variant 1 */
-    char *p = c->request_id;
-    for (unsigned i = 0; i < 32; i++) {
-        if (i == 8 || i == 12 || i == 16 || i == 20)
-            *p++ = '-';
-        *p++ = digits[bits[i / 16] >> (60 - 4 * (i % 16)) & 15];
-    }
-    c->request_id_n = 36;
-}
-
-static void take_request_id(struct rest_call *c)
-{
-    struct str id = httpd_header(c->req, "x-request-id");
-    bool good = id.n > 0 && id.n <= 64;
-    for (size_t i = 0; good && i < id.n; i++) {
-        char ch = id.p[i];
-        good = (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
-               ch == '.' || ch == '_' || ch == '-';
-    }
-    if (good) {
-        memcpy(c->request_id, id.p, id.n);
-        c->request_id_n = id.n;
-    } else {
-        make_request_id(c);
-    }
-}
-
-static bool prefers_strict(const struct httpd_request *req)
-{
-    struct str prefer = httpd_header(req, "prefer"), part;
-    while (prefer.p && str_next(&prefer, ',', &part)) {
-        part = str_trim(media_type(part));
-        if (str_ieq(part, STR("handling=strict")) || str_ieq(part, STR("handling=\"strict\"")))
-            return true;
-    }
-    return false;
-}
-
 static void route_options(struct rest_call *c)
 {
     const char *allow = c->route == ROUTE_NONE ? NULL : allow_of(c->route);
@@ -573,20 +424,36 @@ static void route_options(struct rest_call *c)
     free_call(c);
 }
 
+/* Whether the client can read the answer; else it is refused. */
+static bool accepts(struct rest_call *c)
+{
+    const char *type = rest_head_answer_type(c->req);
+    if (!type) {
+        refuse(c, REJECT_NOT_ACCEPTABLE, 406, 406, "HTTP 406 Not Acceptable");
+        return false;
+    }
+    c->type = type;
+    return true;
+}
+
 static void route_post(struct rest_call *c)
 {
     if (c->route == ROUTE_ROOT) {
+        if (!accepts(c))
+            return;
         buf_reset(&c->gw->answer);
         buf_z(&c->gw->answer, "{}");
         finish(c, 200);
         return;
     }
     c->route = c->route == ROUTE_TOPIC ? ROUTE_PRODUCE : ROUTE_PRODUCE_PARTITION;
-    if (format_of(httpd_header(c->req, "content-type"), &c->format) != 0) {
+    if (rest_head_format(c->req, &c->format) != 0) {
         refuse(c, REJECT_MEDIA_TYPE, 415, 415, "HTTP 415 Unsupported Media Type");
         return;
     }
-    c->strict = c->gw->config->strict || prefers_strict(c->req);
+    if (!accepts(c))
+        return;
+    c->strict = c->gw->config->strict || rest_head_prefers_strict(c->req);
     if (c->topic_n == 0)
         refuse(c, REJECT_NOT_FOUND, 404, 40401, "Topic not found.");
     else
@@ -595,6 +462,8 @@ static void route_post(struct rest_call *c)
 
 static void route_get(struct rest_call *c)
 {
+    if (!accepts(c))
+        return;
     if (c->route == ROUTE_ROOT) {
         buf_reset(&c->gw->answer);
         buf_z(&c->gw->answer, "{}");
@@ -615,11 +484,11 @@ void rest_on_request(void *ctx, struct httpd_call *call, const struct httpd_requ
     c->call = call;
     c->req = req;
     c->partition = -1;
-    c->type = V2_TYPE;
+    c->type = REST_V2_TYPE;
     c->arrived_us = req->arrived_us;
     list_push(&gw->calls, &c->node);
     httpd_call_on_gone(call, on_gone, c);
-    take_request_id(c);
+    c->request_id_n = rest_head_request_id(gw, req, c->request_id);
     c->route = find_route(c, req->path);
     if (req->method == HTTPD_OPTIONS) {
         route_options(c);
@@ -639,12 +508,6 @@ void rest_on_request(void *ctx, struct httpd_call *call, const struct httpd_requ
         free_call(c);
         return;
     }
-    const char *type = answer_type(httpd_header(req, "accept"));
-    if (!type) {
-        refuse(c, REJECT_NOT_ACCEPTABLE, 406, 406, "HTTP 406 Not Acceptable");
-        return;
-    }
-    c->type = type;
     if (get)
         route_get(c);
     else
