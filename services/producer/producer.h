@@ -1,8 +1,9 @@
 /* producer: produce batches from the bus into Kafka, one answer for each when everything in it is confirmed, refused or unsure.
  *
- * wire.c    the two messages of proto/produce.proto, read in place and written by hand (a unit test holds them to protobuf-c)
- * topics.c  the cache of topics, their creation and growth
- * producer.c  batches, records, questions, start and stop
+ * wire.c      the two messages of proto/produce.proto, read in place and written by hand (a unit test holds them to protobuf-c)
+ * batch.c     one message of a gateway, from its arrival to its answer; with records.c, questions.c and reply.c (batch.h)
+ * topics.c    the cache of topics, their creation and growth
+ * producer.c  start and stop; metrics.c  what is counted
  * SPDX-License-Identifier: Apache-2.0  */
 #pragma once
 #include "app/app.h"
@@ -12,7 +13,7 @@
 #include "io/bus.h"
 #include "io/kafka.h"
 
-enum { PRODUCER_VERSION = 1, PRODUCER_HEADERS_MAX = 64 };
+enum { PRODUCER_VERSION = 1, PRODUCER_HEADERS_MAX = 1001 };
 
 struct producer_config {
     const char *bus_listen, *brokers;
@@ -45,9 +46,9 @@ struct wire_request {
     struct str topic;
     int32_t partition; /* -1: none */
     uint32_t timeout_ms;
-    size_t records, bytes; /* keys, values and headers */
-    int32_t highest;       /* partition that a record or the path names; -1: none */
-    struct str body;       /* for wire_record */
+    size_t records, headers, bytes; /* bytes: keys, values and headers */
+    int32_t highest;                /* partition that a record or the path names; -1: none */
+    struct str body;                /* for wire_record */
 };
 struct wire_record {
     struct str key, value;
@@ -73,9 +74,11 @@ struct topic {
     char id[32];
     bool present;
     size_t partitions;
-    struct buf wire; /* a Topic message without its configuration */
-    size_t in_flight;
+    struct buf wire;               /* a Topic message without its configuration */
+    size_t in_flight;              /* records */
     struct kafka_producer *client; /* of what is in flight */
+    struct list held;              /* struct request: they wait for in_flight to be 0 (records.c) */
+    struct loop_defer release;
 };
 /* A Topic message. */
 void topic_encode(const struct kafka_topic_info *info, struct buf *out);
@@ -83,7 +86,7 @@ void topics_start(struct producer *p);
 void topics_stop(struct producer *p);
 struct topic *topics_find(struct producer *p, struct str name); /* NULL: not known to the cluster */
 
-/* ---- producer.c ---- */
+/* ---- metrics.c ---- */
 enum {
     M_RECORDS,
     M_REQUESTS,
@@ -98,7 +101,11 @@ enum {
     M_QUESTIONS
 };
 extern const struct metric_def producer_metrics[];
+/* The closed sets of labels, in their order. */
+enum { R_STORED, R_REFUSED, R_UNSURE };
+enum { Q_TAKEN, Q_BUSY, Q_DRAINING, Q_NO_METADATA, Q_NO_TOPIC, Q_NO_PARTITION, Q_INVALID };
 
+/* ---- producer.c ---- */
 struct producer {
     struct app *app;
     struct loop *loop;

@@ -66,6 +66,7 @@ static void remember(struct producer *p, const struct kafka_topic_info *info)
         t = MEM_NEW(struct topic);
         t->name = mem_strdup(info->name);
         buf_init(&t->wire, TOPIC_BYTES_MAX);
+        list_init(&t->held);
         map_put(p->topics, str_of(t->name), t);
     }
     memcpy(t->id, info->id, sizeof(t->id));
@@ -77,6 +78,7 @@ static void remember(struct producer *p, const struct kafka_topic_info *info)
 
 static void topic_free(struct topic *t)
 {
+    loop_defer_cancel(&t->release);
     buf_deinit(&t->wire);
     mem_free(t->name);
     mem_free(t);
@@ -93,7 +95,7 @@ static void remember_all(struct producer *p, const struct kafka_topics_info *inf
             remember(p, &info->topics[i]);
     for (size_t i = 0; map_next(p->topics, &i, &key, &value);) {
         struct topic *t = value;
-        if (t->present || t->in_flight)
+        if (t->present || t->in_flight || !list_empty(&t->held))
             continue;
         map_remove(p->topics, key);
         topic_free(t);

@@ -93,6 +93,7 @@ static bool record(struct str body, struct wire_record *ret)
 static void count(struct wire_request *r, const struct wire_record *rec)
 {
     r->records++;
+    r->headers += rec->headers_n;
     r->bytes += rec->key.n + rec->value.n;
     for (size_t i = 0; i < rec->headers_n; i++)
         r->bytes += rec->headers[i].name.n + rec->headers[i].value.n;

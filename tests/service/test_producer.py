@@ -273,3 +273,89 @@ def test_before_kafka_and_drain(kafka):
     answers = [M["FromProducer"].FromString(bus.read_message(c.sock)[4:]).produce[0] for _ in heads]
     assert all(a.offset and a.offset[0] >= 0 and not a.error for a in answers)
     assert p.stop() == 0
+
+
+def flood(*values):
+    """Many requests in one message: more than two windows of calm, however slow the machine is."""
+    return [request("demo.pin", value) for value in values]
+
+
+def sent(p, client):
+    return p.metric(f'sluice_producer_sent_records_total{{client="{client}"}}')
+
+
+def test_a_flood_moves_to_the_client_that_gathers(kafka):
+    """A topic that starts under flood does not stay on the client that sends at once, and its records keep their order."""
+    with Producer(kafka).until_ready() as p:
+        c = p.client()
+        kafka.rtt(300)
+        heads = [c.send(message(request("demo.pin", b"lonely")))]
+        until(lambda: p.metric("sluice_producer_queued_records") == 1, "a record on its way")
+        heads += [c.send(message(*flood(*[b"%d" % i for i in range(n * 50, n * 50 + 50)]))) for n in range(6)]
+        answers = {}
+        while len(answers) < len(heads):
+            m = bus.read_message(c.sock)
+            answers[m[:4]] = M["FromProducer"].FromString(m[4:]).produce
+        offsets = [offset for head in heads for answer in answers[head] for offset in answer.offset]
+        assert offsets == list(range(301))
+        assert sent(p, "quick") <= 41 and sent(p, "bulk") == 301 - sent(p, "quick")
+        # Idle and calm again: the next lonely record goes out at once.
+        kafka.rtt(0)
+        quick = sent(p, "quick")
+        until(lambda: ask(c, request("demo.pin", b"x")).produce[0].offset[0] and sent(p, "quick") > quick, "a lonely record on the quick client")
+
+
+def test_what_is_held_is_refused_when_kafka_does_not_answer(kafka):
+    """Between the two clients nothing was handed on: such records are refused, and come into no topic later."""
+    with Producer(kafka).until_ready() as p:
+        c = p.client()
+        kafka.rtt(2000)
+        heads = [c.send(message(request("demo.pin", b"lonely")))]
+        until(lambda: p.metric("sluice_producer_queued_records") == 1, "a record on its way")
+        requests = flood(*[b"%d" % i for i in range(100)])
+        for r in requests:
+            r.timeout_ms = 300
+        answers = ask(c, *requests).produce
+        refused = [i for i, a in enumerate(answers) if a.HasField("refused")]
+        assert refused and refused == list(range(refused[0], 100)) and len(refused) >= 59
+        assert all(answers[i].refused.reason == BUSY and "nothing was handed on" in answers[i].refused.text for i in refused)
+        assert all([e.outcome for e in a.error] == [UNSURE] for a in answers[:refused[0]])
+        assert p.metric('sluice_producer_records_total{result="refused"}') == len(refused)
+        assert M["FromProducer"].FromString(c.receive(heads[0])).produce[0].offset == [0]
+        kafka.rtt(0)
+        until(lambda: p.metric("sluice_producer_queued_bytes") == 0, "an empty queue")
+        assert ask(c, request("demo.pin", b"next")).produce[0].offset == [1 + refused[0]]  # those that were on their way, and no other
+
+
+def test_held_records_at_the_end(kafka):
+    """SIGTERM while records are held: they still go out, in order."""
+    p = Producer(kafka).until_ready()
+    c = p.client()
+    kafka.rtt(500)
+    heads = [c.send(message(request("demo.pin", b"lonely")))]
+    until(lambda: p.metric("sluice_producer_queued_records") == 1, "a record on its way")
+    heads.append(c.send(message(*flood(*[b"%d" % i for i in range(100)]))))
+    until(lambda: p.metric("sluice_producer_queued_records") == 101, "records that are held")
+    p.process.send_signal(signal.SIGTERM)
+    answers = {m[:4]: M["FromProducer"].FromString(m[4:]).produce for m in (bus.read_message(c.sock) for _ in heads)}
+    assert [a.offset[0] for head in heads for a in answers[head]] == list(range(101))
+    assert p.stop() == 0
+
+
+def test_many_headers_take_their_room(kafka):
+    """What headers cost in Kafka's client counts against queue.max, also where they are nearly empty."""
+    with Producer(kafka, queue__max="1MiB").until_ready() as p:
+        c = p.client()
+        r = M["ProduceRequest"](topic="demo.pin", timeout_ms=60000)
+        for _ in range(5):
+            record = r.record.add(value=b"x")
+            for _ in range(1001):
+                record.header.add(name="h")
+        assert list(ask(c, r).produce[0].offset) == list(range(5))
+        kafka.down()
+        c.send(message(r))
+        until(lambda: p.metric("sluice_producer_queued_bytes") > 5 * 1000 * 96, "records with headers in the queue")
+        c.send(message(r))
+        assert ask(p.client(), r).produce[0].refused.reason == BUSY
+        kafka.up()
+        until(lambda: p.metric("sluice_producer_queued_bytes") == 0, "an empty queue")

@@ -145,9 +145,13 @@ static void test_limits(void **state)
     buf_init(&h, 1 << 20);
     assert_int_equal(wire_request(STR(""), &got), ERR_BAD_DATA); /* no topic */
     wire_put_bytes(&h, 1, STR("n"));
-    for (size_t i = 0; i <= PRODUCER_HEADERS_MAX; i++)
+    for (size_t i = 0; i < PRODUCER_HEADERS_MAX; i++)
         wire_put_bytes(&rec, 5, buf_as_str(&h));
     wire_put_bytes(&b, 1, STR("t"));
+    wire_put_bytes(&b, 4, buf_as_str(&rec));
+    assert_int_equal(wire_request(buf_as_str(&b), &got), 0);
+    assert_int_equal(got.headers, PRODUCER_HEADERS_MAX);
+    wire_put_bytes(&rec, 5, buf_as_str(&h));
     wire_put_bytes(&b, 4, buf_as_str(&rec));
     assert_int_equal(wire_request(buf_as_str(&b), &got), ERR_BAD_DATA); /* one header too many */
     buf_reset(&b);
