@@ -24,6 +24,7 @@ E2E = [
     "test_whole_way.py",
     "test_shapes.py",
     "test_client_script.py",
+    "test_front_door.py",
     "test_readers.py",
     "test_surface.py",
     "test_verify_planted.py",

@@ -8,7 +8,7 @@
 #include "gateway/rest_wire.h"
 
 #define OUTBOX_TAG CHECK_TAG('o', 'b', 'o', 'x')
-enum { MAX_UNANSWERED = 2, GATHER_MS = 3, MAX_MESSAGE = 60 << 20, VERSION = 1 };
+enum { AT_ONCE = 2, GATHER_MS = 3, GATHER_STEPS = 16, MAX_MESSAGE = 60 << 20, VERSION = 1 };
 
 struct outbox {
     uint32_t tag;
@@ -16,8 +16,9 @@ struct outbox {
     struct buf buf; /* the next message */
     struct list items;
     unsigned n_items;
-    size_t begun; /* where the request at hand begins in buf */
-    bool open;    /* between begin and commit */
+    uint64_t first_ms, due_ms; /* of the next message: its first request, and when the timer ends */
+    size_t begun;              /* where the request at hand begins in buf */
+    bool open;                 /* between begin and commit */
     struct list messages, questions;
     unsigned unanswered;
     struct loop_defer flush;
@@ -172,10 +173,15 @@ static void on_flush(void *ctx)
 
 static void send_soon(struct outbox *ob)
 {
-    if (ob->unanswered < MAX_UNANSWERED || ob->buf.len >= ob->o.message_bytes)
+    uint64_t steps = ob->unanswered < AT_ONCE ? 0 : ob->unanswered - AT_ONCE + 1;
+    uint64_t due = ob->first_ms + (steps < GATHER_STEPS ? steps : GATHER_STEPS) * ob->o.gather_ms;
+    uint64_t now = loop_now_ms(ob->o.loop);
+    if (!steps || due <= now || ob->buf.len >= ob->o.message_bytes) {
         loop_at_turn_end(ob->o.loop, &ob->flush, on_flush, ob);
-    else if (!loop_timer_active(&ob->gather))
-        loop_timer_start(ob->o.loop, &ob->gather, ob->o.gather_ms, on_flush, ob);
+    } else if (!loop_timer_active(&ob->gather) || due < ob->due_ms) {
+        ob->due_ms = due;
+        loop_timer_start(ob->o.loop, &ob->gather, due - now, on_flush, ob);
+    }
 }
 
 struct buf *outbox_begin(struct outbox *ob, struct str topic, int32_t partition)
@@ -217,7 +223,8 @@ void outbox_commit(struct outbox *ob, struct outbox_item *item)
     item->bytes = ob->buf.len - ob->begun;
     wire_length_at(ob->buf.data + ob->begun + 1, item->bytes - 1 - WIRE_LENGTH_BYTES);
     list_push(&ob->items, &item->node);
-    ob->n_items++;
+    if (ob->n_items++ == 0)
+        ob->first_ms = loop_now_ms(ob->o.loop);
     send_soon(ob);
 }
 

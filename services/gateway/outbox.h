@@ -1,6 +1,7 @@
 /* outbox: gathers the produce requests of one loop turn into one message to a producer, and deals its answers out.
  *
- * While two messages are unanswered, requests are gathered for up to 3 ms more: a busy gateway sends fewer, larger messages.
+ * While two messages are unanswered, requests are gathered for up to 3 ms more, and for 3 ms more with each further one (at most
+ * 48): a busy gateway sends fewer, larger messages, whatever Kafka's answers take. An answer shortens the wait again.
  * Nothing is sent twice: what was sent and has no answer ends as ERR_UNKNOWN, what was never sent as ERR_UNAVAILABLE.
  * Threads: loop only.
  * SPDX-License-Identifier: Apache-2.0  */
@@ -25,7 +26,7 @@ struct outbox_opts {
     struct bus_client *bus;
     size_t message_bytes; /* a message of this size waits for no more */
     uint64_t timeout_ms;  /* of a message */
-    uint64_t gather_ms;   /* 0: 3 ms */
+    uint64_t gather_ms;   /* with each message that is unanswered; 0: 3 ms */
     void (*on_message)(void *ctx, unsigned requests, size_t bytes); /* may be NULL */
     void *ctx;
 };

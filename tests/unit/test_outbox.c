@@ -244,6 +244,20 @@ static void test_gathers_while_two_unanswered(void **state)
     release(f);
     UNTIL(f, r[2].done);
     close_fix(f);
+    enum { STEP = 30 };
+    f = open_fix(60000, STEP, 1 << 20); /* longer with each that is unanswered */
+    f->mode = HOLD;
+    for (unsigned i = 0; i < 5; i++) {
+        uint64_t began = clock_ms();
+        send_one(f, &r[i], "t", -1);
+        UNTIL(f, f->n_held == i + 1);
+        uint64_t waits = i < 2 ? 0 : (i - 1) * STEP;
+        assert_true(clock_ms() - began + 2 >=
+                    waits); /* the loop's own clock stands still for a turn */
+    }
+    release(f);
+    UNTIL(f, r[4].done);
+    close_fix(f);
     f = open_fix(60000, 3600000, 40); /* or when the message is large enough */
     f->mode = HOLD;
     for (int i = 0; i < 4; i++)
