@@ -212,6 +212,7 @@ def test_queue_is_bounded(kafka):
         c = p.client()
         kafka.down()
         heads = [c.send(message(request("demo.pin", b"x" * 100000))) for _ in range(10)]
+        until(lambda: p.metric("sluice_producer_queued_records") == 10, "ten records in the queue")
         late = p.client()
         a = ask(late, request("demo.pin", b"x" * 100000)).produce[0]
         assert a.refused.reason == BUSY and "full" in a.refused.text
