@@ -53,13 +53,15 @@ struct kafka_record {
     int32_t partition; /* -1: by key (murmur2, as Java's default), without a key sticky at random */
     struct str key;    /* p NULL: none */
     struct str value;  /* p NULL: null (tombstone) */
+    bool
+        give; /* value.p is of mem_alloc or mem_alloc_raw, and the producer's when it takes the record */
     int64_t timestamp_ms; /* 0: now */
     const struct kafka_header *headers;
     size_t headers_n;
 };
 int kafka_producer_open(struct loop *loop, const struct kafka_producer_opts *o,
                         struct kafka_producer **ret, struct err *e);
-/* Copies everything. 0: on_delivery will run for `record`. ERR_BUSY: the queue is full (on_delivery does not run); others: refused at once. */
+/* Copies everything but a value that is given. 0: on_delivery will run for `record`. ERR_BUSY: the queue is full (on_delivery does not run); others: refused at once. */
 int kafka_produce(struct kafka_producer *p, const struct kafka_record *rec, void *record);
 size_t kafka_producer_queued(const struct kafka_producer *p); /* records without a report */
 size_t kafka_producer_queued_bytes(const struct kafka_producer *p);

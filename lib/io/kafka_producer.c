@@ -182,7 +182,8 @@ int kafka_produce(struct kafka_producer *p, const struct kafka_record *rec, void
     v[n].vtype = RD_KAFKA_VTYPE_RKT, v[n++].u.rkt = topic;
     v[n].vtype = RD_KAFKA_VTYPE_PARTITION;
     v[n++].u.i32 = rec->partition < 0 ? RD_KAFKA_PARTITION_UA : rec->partition;
-    v[n].vtype = RD_KAFKA_VTYPE_MSGFLAGS, v[n++].u.i = RD_KAFKA_MSG_F_COPY;
+    v[n].vtype = RD_KAFKA_VTYPE_MSGFLAGS,
+    v[n++].u.i = rec->give ? RD_KAFKA_MSG_F_FREE : RD_KAFKA_MSG_F_COPY;
     v[n].vtype = RD_KAFKA_VTYPE_OPAQUE, v[n++].u.ptr = record;
     v[n].vtype = RD_KAFKA_VTYPE_VALUE;
     v[n].u.mem.ptr = (void *)(uintptr_t)rec->value.p, v[n++].u.mem.size = rec->value.n;

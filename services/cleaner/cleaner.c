@@ -116,44 +116,6 @@ void cleaner_say_ready(struct cleaner *c)
     metric_set(app_metrics(c->app), M_PARTITIONS, 0, running);
 }
 
-/* ---------------------------------------------------------------- topics that were made anew */
-
-static void on_checked(void *ctx, int rc, const struct kafka_topics_info *info)
-{
-    struct cleaner *c = ctx;
-    c->checking = false;
-    for (size_t i = 0; !rc && i < info->topics_n; i++) {
-        const struct kafka_topic_info *t = &info->topics[i];
-        if (t->code)
-            continue;
-        LIST_EACH (it, tmp, member_parts(c->member)) {
-            struct part *p = PART(LIST_ENTRY(it, struct member_part, node));
-            if (p->state == PART_RUNNING && !strcmp(p->m.topic, t->name) && strcmp(p->id, t->id))
-                raw_part_restart(p, "topic_made_anew");
-        }
-    }
-}
-
-static void on_check_due(void *ctx)
-{
-    struct cleaner *c = ctx;
-    const char *names[DATASETS];
-    size_t n = 0;
-    LIST_EACH (it, tmp, member_parts(c->member)) {
-        const struct member_part *p = LIST_ENTRY(it, struct member_part, node);
-        bool known = false;
-        for (size_t i = 0; i < n; i++)
-            known |= !strcmp(names[i], p->topic);
-        if (!known && n < DATASETS)
-            names[n++] = p->topic;
-    }
-    if (n && !c->checking) {
-        c->checking = true;
-        kafka_admin_describe(member_admin(c->member), names, n, on_checked, c);
-    }
-    loop_timer_start(c->loop, &c->check, c->config->topics_check, on_check_due, c);
-}
-
 /* ---------------------------------------------------------------- start and stop */
 
 /* Gauges that are cheaper to ask for than to keep. */
@@ -232,7 +194,7 @@ int cleaner_start(struct app *app, void *config, struct err *e)
         return rc;
     metrics_on_collect(app_metrics(app), on_collect, c);
     cleaner_say_ready(c);
-    loop_timer_start(c->loop, &c->check, c->config->topics_check, on_check_due, c);
+    looks_open(c);
     return 0;
 }
 
@@ -275,7 +237,7 @@ void cleaner_stop(struct app *app)
     if (!c)
         return;
     app_state_set(app, NULL);
-    loop_timer_stop(&c->check);
+    looks_close(c);
     member_close(&c->member);
     letters_close(c);
     orders_close(c);

@@ -1,7 +1,7 @@
 /* cleaner: raw topics in, spans of clean rows and dead letters out.
  *
- * cleaner.c starts, stops and says how it is; raw_part.c is the life of a raw partition; chain.c makes the spans; letters.c sends them;
- * orders.c takes the operator's orders; metrics.c says what is counted. Threads: loop only.
+ * cleaner.c starts, stops and says how it is; raw_part.c is the life of a raw partition; chain.c makes the spans; letters.c sends them,
+ * when looks.c has seen that the topic is still the same; orders.c takes the operator's orders; metrics.c says what is counted. Threads: loop only.
  * SPDX-License-Identifier: Apache-2.0  */
 #pragma once
 #include "app/app.h"
@@ -44,12 +44,11 @@ enum cleaner_metric {
 };
 extern const struct metric_def cleaner_metrics[];
 
-/* state      waits for                    moves on in            then             on failure
- * ASKING     answers of Kafka             on_topics … on_end     VERIFYING        WAITING
- * WAITING    backoff                      ask_topics             ASKING           -
- * VERIFYING  the topic's id once more     on_verified            RUNNING, ASKING  WAITING
- * RUNNING    records                      raw_part_restart       ASKING           -                                              */
-enum part_state { PART_ASKING, PART_WAITING, PART_VERIFYING, PART_RUNNING };
+/* state    waits for                    moves on in            then     on failure
+ * ASKING   answers of Kafka             on_topics … on_end     RUNNING  WAITING
+ * WAITING  backoff                      ask_topics             ASKING   -
+ * RUNNING  records                      raw_part_restart       ASKING   -                                                        */
+enum part_state { PART_ASKING, PART_WAITING, PART_RUNNING };
 
 struct cleaner;
 struct part {
@@ -63,7 +62,7 @@ struct part {
     int64_t low, end; /* of the log, as last asked or heard */
     bool short_log;   /* the log ends below the committed offset */
     struct chain *chain;
-    struct list held; /* letters that the chain wrote before the id was known for sure */
+    struct list held; /* letters whose records may yet turn out to be of another topic */
     struct loop_timer linger, beat;
 };
 _Static_assert(offsetof(struct part, m) == 0, "NULL stays NULL");
@@ -91,8 +90,11 @@ struct cleaner {
     struct list orders;
     size_t inflight_bytes; /* of spans and dead letters on their way */
     bool draining, drained, failed, kafka_up[2];
-    bool checking; /* the raw topics' ids are being asked for */
-    struct loop_timer check, resend;
+    uint64_t looks; /* that have begun */
+    bool looking;   /* the last of them has no answer yet */
+    uint64_t looked_ms;
+    unsigned looks_failed; /* one after the other */
+    struct loop_timer look, resend;
 };
 
 int cleaner_start(struct app *app, void *config, struct err *e);
@@ -120,8 +122,14 @@ int letters_open(struct cleaner *c, struct err *e);
 void letters_close(struct cleaner *c);
 void letters_span(void *part, struct chain_span *span, struct str message);
 void letters_reject(void *part, struct chain_span *span, const struct reject *r);
-void letters_release(struct part *p); /* what was held goes out */
-void letters_drop(struct part *p);    /* what was held is forgotten */
+void letters_release(struct part *p,
+                     uint64_t look); /* what was written before that look began goes out */
+void letters_drop(struct part *p);   /* what was held is forgotten */
+
+/* looks.c */
+void looks_want(struct cleaner *c); /* letters are held: look soon */
+void looks_open(struct cleaner *c);
+void looks_close(struct cleaner *c);
 
 /* orders.c */
 void orders_open(struct cleaner *c);

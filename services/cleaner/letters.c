@@ -1,7 +1,8 @@
 /* letters: what the chains write, on its way to Kafka: spans to the clean topic, rejects to the dead one.
  *
- * A letter that the producer's queue has no room for waits in the backlog, which keeps the order; one of a partition whose topic is not
- * known for sure yet is held with the partition.
+ * A letter is held with its partition until the raw topic's id was seen unchanged after the letter's records had been read (looks.c): a topic
+ * that was made anew, and filled again beyond the place of reading, would be read on under the old source. Then it goes to the producer, or,
+ * where that has no room, to the backlog, which keeps the order.
  * SPDX-License-Identifier: Apache-2.0  */
 #define LOG_MODULE "cleaner"
 #include "cleaner/cleaner.h"
@@ -9,15 +10,18 @@
 #include "base/crash.h"
 #include "base/mem.h"
 #include <inttypes.h>
+#include <string.h>
 
 #define RESEND_MS 10
 
 struct letter {
-    struct list node; /* of the backlog, or of its partition */
+    struct list node; /* of its partition, then of the backlog */
+    uint64_t look;    /* the last look that had begun when it was written */
     struct chain_span *span;
     const char *topic;
     int32_t partition;
-    struct buf bytes; /* key, value, then header values */
+    char *value_bytes; /* the value's, the letter's own: NULL when the producer has them */
+    struct buf bytes;  /* of key and header values */
     struct str key, value;
     struct kafka_header headers[4];
     size_t headers_n;
@@ -26,12 +30,13 @@ struct letter {
 /* 0, or ERR_BUSY: try again later. Anything else ends the process: a span that cannot be stored would be a hole.
  * A partition that the producer does not know is there all the same (it was asked for before the chain began): it is new, and the
  * producer's view of the topic is older. */
-static int produce(struct cleaner *c, const struct letter *l)
+static int produce(struct cleaner *c, struct letter *l)
 {
     const struct kafka_record rec = {.topic = l->topic,
                                      .partition = l->partition,
                                      .key = l->key,
                                      .value = l->value,
+                                     .give = true,
                                      .headers = l->headers,
                                      .headers_n = l->headers_n};
     int rc = kafka_produce(c->producer, &rec, l->span);
@@ -39,6 +44,8 @@ static int produce(struct cleaner *c, const struct letter *l)
         rc = ERR_BUSY;
     if (rc && rc != ERR_BUSY)
         cleaner_fail(c, "span_refused", err_name(rc));
+    if (!rc)
+        l->value_bytes = NULL;
     return rc;
 }
 
@@ -46,6 +53,7 @@ static void letter_free(struct letter *l)
 {
     list_remove(&l->node);
     buf_deinit(&l->bytes);
+    mem_free(l->value_bytes);
     mem_free(l);
 }
 
@@ -71,33 +79,40 @@ static struct str keep(struct buf *b, struct str s)
     return str_make(b->data + at, s.n);
 }
 
-/* Sends now, or keeps a copy. */
-static void letter_send(struct part *p, const struct letter *l)
+static void hold(struct part *p, const struct letter *l)
 {
-    struct cleaner *c = p->cleaner;
-    bool hold = p->state != PART_RUNNING;
-    if (!hold && list_empty(&c->backlog) && produce(c, l) != ERR_BUSY)
-        return;
     struct letter *kept = MEM_NEW(struct letter);
     *kept = *l;
-    size_t bytes = l->key.n + l->value.n + 1;
+    size_t bytes = l->key.n + 1;
     for (size_t i = 0; i < l->headers_n; i++)
         bytes += l->headers[i].value.n;
     buf_init(&kept->bytes, bytes);
     buf_reserve(&kept->bytes, bytes - 1); /* all at once: slices into it stay */
     kept->key = keep(&kept->bytes, l->key);
-    kept->value = keep(&kept->bytes, l->value);
+    if (l->value.p) {
+        kept->value_bytes = mem_alloc_raw(l->value.n);
+        memcpy(kept->value_bytes, l->value.p, l->value.n);
+        kept->value.p = kept->value_bytes;
+    }
     for (size_t i = 0; i < l->headers_n; i++)
         kept->headers[i].value = keep(&kept->bytes, l->headers[i].value);
-    list_push(hold ? &p->held : &c->backlog, &kept->node);
-    if (!hold && !loop_timer_active(&c->resend))
-        loop_timer_start(c->loop, &c->resend, RESEND_MS, on_resend, c);
+    kept->look = p->cleaner->looks;
+    list_push(&p->held, &kept->node);
+    looks_want(p->cleaner);
 }
 
-void letters_release(struct part *p)
+void letters_release(struct part *p, uint64_t look)
 {
-    list_splice(&p->cleaner->backlog, &p->held);
-    on_resend(p->cleaner);
+    struct cleaner *c = p->cleaner;
+    LIST_EACH (it, tmp, &p->held) {
+        struct letter *l = LIST_ENTRY(it, struct letter, node);
+        if (l->look >= look)
+            break;
+        list_remove(&l->node);
+        list_push(&c->backlog, &l->node);
+    }
+    if (!loop_timer_active(&c->resend))
+        on_resend(c);
 }
 
 void letters_drop(struct part *p)
@@ -119,7 +134,7 @@ void letters_span(void *ctx, struct chain_span *span, struct str message)
     CRASH_POINT("cleaner_before_span");
     const struct letter l = {
         .span = span, .topic = p->clean_topic, .partition = p->m.partition, .value = message};
-    letter_send(p, &l);
+    hold(p, &l);
     metric_add(app_metrics(c->app), M_SPANS, p->dataset->id, 1);
     cleaner_account(c, (int64_t)span->bytes);
     CRASH_POINT("cleaner_after_span");
@@ -144,7 +159,7 @@ void letters_reject(void *ctx, struct chain_span *span, const struct reject *r)
                              .headers_n = 4};
     size_t bytes = r->key.n + r->value.n;
     span->bytes += bytes;
-    letter_send(p, &l);
+    hold(p, &l);
     cleaner_account(c, (int64_t)bytes);
     metric_add(app_metrics(c->app), M_REJECTS, p->dataset->id * REJECT_REASONS + r->reason, 1);
     CRASH_POINT("cleaner_after_dead_letter");

@@ -1,8 +1,8 @@
 /* raw_part: one raw partition: where it begins, its chain, the records that come. See cleaner.h for its states.
  *
  * The order of the questions at the beginning matters: the topic's id first (so that a committed offset of another topic is not
- * believed), then the committed offset, then what the log holds, and when the partition was taken in, the id once more: a topic that was
- * made anew in between would be read under the old source.
+ * believed), then the committed offset, then what the log holds. A topic that is made anew at any time after the first question is found
+ * by looks.c before anything goes out under the old source.
  * SPDX-License-Identifier: Apache-2.0  */
 #define LOG_MODULE "cleaner"
 #include "cleaner/cleaner.h"
@@ -19,7 +19,7 @@ static void ask_topics(void *ctx);
 
 static void set_state(struct part *p, enum part_state state)
 {
-    static const char *const names[] = {"ASKING", "WAITING", "VERIFYING", "RUNNING"};
+    static const char *const names[] = {"ASKING", "WAITING", "RUNNING"};
     if (p->state == state)
         return;
     LOG(DEBUG, "partition_state", KV_STR("topic", p->m.topic), KV_INT("partition", p->m.partition),
@@ -98,27 +98,6 @@ static int64_t chain_begin(const struct part *p)
     return p->begin >= 0 ? p->begin : 0;
 }
 
-static void run(struct part *p)
-{
-    struct cleaner *c = p->cleaner;
-    const char *source = chain_source(p->chain);
-    int64_t begin = chain_begin(p);
-    set_state(p, PART_RUNNING);
-    LOG(INFO, "partition_begun", KV_STR("source", source), KV_INT("committed", p->begin),
-        KV_INT("first", p->low), KV_INT("end", p->end));
-    /* A chain that begins at 0 only says where it begins; what was promised to be read and is gone is an alarm. */
-    if (begin < p->low && begin > 0) {
-        LOG(ERROR, "records_lost", KV_STR("source", source), KV_INT("from", begin),
-            KV_INT("to", p->low));
-        metric_add(app_metrics(c->app), M_LOST, p->dataset->id, (double)(p->low - begin));
-    } else if (begin < p->low) {
-        LOG(INFO, "source_begins_at", KV_STR("source", source), KV_INT("position", p->low));
-    }
-    letters_release(p);
-    loop_timer_start(c->loop, &p->beat, c->config->span_heartbeat, on_beat, p);
-    cleaner_say_ready(c);
-}
-
 /* ---------------------------------------------------------------- where to begin */
 
 static void ask_later(struct part *p, int rc, const char *step)
@@ -142,7 +121,6 @@ static void on_topics(void *ask, int rc, const struct kafka_topics_info *info);
 static void on_committed(void *ask, int rc, const struct kafka_partition *parts, size_t n);
 static void on_first(void *ask, int rc, const struct kafka_partition *parts, size_t n);
 static void on_end(void *ask, int rc, const struct kafka_partition *parts, size_t n);
-static void on_verified(void *ask, int rc, const struct kafka_topics_info *info);
 
 static void ask_topics(void *ctx)
 {
@@ -199,13 +177,27 @@ static void on_first(void *ask, int rc, const struct kafka_partition *parts, siz
     member_ask_end(&p->m, on_end);
 }
 
-/* Takes the partition in. The chain writes at once, but its letters are held until the topic's id is verified. */
+static void say_begin(const struct part *p)
+{
+    const char *source = chain_source(p->chain);
+    int64_t begin = chain_begin(p);
+    LOG(INFO, "partition_begun", KV_STR("source", source), KV_INT("committed", p->begin),
+        KV_INT("first", p->low), KV_INT("end", p->end));
+    /* A chain that begins at 0 only says where it begins; what was promised to be read and is gone is an alarm. */
+    if (begin < p->low && begin > 0) {
+        LOG(ERROR, "records_lost", KV_STR("source", source), KV_INT("from", begin),
+            KV_INT("to", p->low));
+        metric_add(app_metrics(p->cleaner->app), M_LOST, p->dataset->id, (double)(p->low - begin));
+    } else if (begin < p->low) {
+        LOG(INFO, "source_begins_at", KV_STR("source", source), KV_INT("position", p->low));
+    }
+}
+
 static void begin(struct part *p)
 {
     struct cleaner *c = p->cleaner;
     const struct cleaner_config *o = c->config;
     char source[SPAN_SOURCE_MAX + 1];
-    const char *names[] = {p->m.topic};
     const struct chain_limits limits = {.max_rows = (uint32_t)o->span_max_rows,
                                         .max_bytes = o->span_max_bytes,
                                         .linger_ms = o->span_linger};
@@ -216,9 +208,12 @@ static void begin(struct part *p)
     member_begin(&p->m, begin > p->low ? begin : p->low);
     span_source_kafka(source, p->m.topic, p->m.partition, p->id);
     p->m.commit_sent = p->begin;
-    set_state(p, PART_VERIFYING);
-    member_ask_topics(&p->m, names, 1, on_verified);
+    p->m.tries = 0;
+    set_state(p, PART_RUNNING);
     p->chain = chain_new(source, p->dataset, &limits, c->wash, &cb, begin, p->low);
+    say_begin(p);
+    loop_timer_start(c->loop, &p->beat, o->span_heartbeat, on_beat, p);
+    cleaner_say_ready(c);
 }
 
 static void on_end(void *ask, int rc, const struct kafka_partition *parts, size_t n)
@@ -240,25 +235,7 @@ static void on_end(void *ask, int rc, const struct kafka_partition *parts, size_
         ask_later(p, ERR_CORRUPT, "short_log");
         return;
     }
-    p->m.tries = 0;
     begin(p);
-}
-
-static void on_verified(void *ask, int rc, const struct kafka_topics_info *info)
-{
-    struct part *p = PART(member_answer(ask));
-    if (!p)
-        return;
-    const struct kafka_topic_info *raw = find_topic(info, p->m.topic);
-    if (rc || !raw) {
-        ask_later(p, rc ? rc : ERR_NOT_FOUND, "verify");
-        return;
-    }
-    if (strcmp(raw->id, p->id)) {
-        raw_part_restart(p, "topic_made_anew");
-        return;
-    }
-    run(p);
 }
 
 /* ---------------------------------------------------------------- records */

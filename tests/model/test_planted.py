@@ -38,7 +38,8 @@ PLANTED = {
     "raw offsets early": ("services/cleaner/raw_part.c", "int64_t confirmed = chain_confirmed(p->chain);",
                           "int64_t confirmed = chain_next(p->chain);"),
     "an offset of another topic believed": ("services/cleaner/raw_part.c", "&& !strcmp(parts[0].metadata, p->id);", ";"),
-    "the id asked for once only": ("services/cleaner/raw_part.c", "if (strcmp(raw->id, p->id)) {", "if (0) {"),
+    "topics made anew not looked for": ("services/cleaner/looks.c", "if (strcmp(p->id, t->id))", "if (0)"),
+    "a look that began before the letter": ("services/cleaner/letters.c", "kept->look = p->cleaner->looks;", "kept->look = 0;"),
 }
 # What a mistake needs beside its replacement, put in front of the function that holds it.
 EXTRA = {

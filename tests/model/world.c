@@ -252,9 +252,8 @@ static struct str text_of(int topic, struct message *m)
     return str_make(p, n);
 }
 
-static void append(void)
+static void append(int t, int p)
 {
-    int t = (int)below(MODEL_TOPICS), p = (int)below(MODEL_PARTITIONS);
     struct log_ *l = &W->raw[t][p];
     struct message m = {.items_n = 0};
     if (!chance(0.12)) {
@@ -283,11 +282,15 @@ static void recreate(void)
     for (int p = 0; p < MODEL_PARTITIONS; p++) {
         struct log_ *l = &W->raw[t][p];
         int generation = l->generation + 1;
+        int64_t n = l->n;
         log_free(l);
         log_new(l, raw_names[t], p, generation);
         W->raw_committed[t][p].offset = -1;
         mem_free(W->raw_committed[t][p].metadata);
         W->raw_committed[t][p].metadata = NULL;
+        if (chance(0.5)) /* and is filled again at once, beyond where the old one ended */
+            for (n += below(5); l->n < n;)
+                append(t, p);
     }
     say("RECREATED %s", raw_names[t]);
 }
@@ -451,7 +454,7 @@ static const char *run(uint64_t seed, bool trace, struct world *totals)
     double last = below(2) ? 1 : 0.5; /* some runs fall silent before they end */
     for (int n = 0; n < steps; n++) {
         if (n < steps * last && chance(0.3))
-            append();
+            append((int)below(MODEL_TOPICS), (int)below(MODEL_PARTITIONS));
         faults();
         for (unsigned k = below(3); k > 0; k--)
             sim_kafka_land();

@@ -201,6 +201,33 @@ def test_a_topic_made_anew_is_a_new_source(kafka):
         c.end()
 
 
+def test_a_topic_made_anew_and_longer_than_before(kafka):
+    """The client reads on in the new topic where it stood in the old one: nothing of that may go out under the old source."""
+    user = User(kafka)
+    with cleaner(user, topics__check="60s") as c:
+        for round_ in range(1, 6):
+            old, first = user.source(), 1000 * round_
+            kafka.send(user.raw(), [pin(first + n) for n in range(5 * round_)])
+            until_committed(user, 5 * round_)
+            kafka.delete(user.raw())
+            kafka.create(user.raw())
+            kafka.send(user.raw(), [pin(first + 500 + n) for n in range(5 * round_ + 20)])
+            new = user.source()
+            assert new != old
+            until("the new source", lambda: sources(c).get(new, {}).get("committed") == 5 * round_ + 20)
+            chain = user.chain()
+            assert chain.wanted[old] == 5 * round_ and chain.wanted[new] == 5 * round_ + 20 and not chain.holes and not chain.lost
+            assert [r["ind"] for r in chain.rows if r["ind"] >= first] == [first + n for n in range(5 * round_)] + [
+                first + 500 + n for n in range(5 * round_ + 20)]
+            kafka.delete(user.raw())
+            kafka.create(user.raw())
+            kafka.send(user.raw(), [pin(0)])
+            until("the third source", lambda: sources(c).get(user.source(), {}).get("committed") == 1)
+            kafka.delete(user.raw())
+            kafka.create(user.raw())
+        c.end()
+
+
 def test_offsets_without_a_record(kafka):
     user = User(kafka)
     producer = KafkaProducer(bootstrap_servers=kafka.address, transactional_id=user.name)
@@ -345,7 +372,8 @@ def test_a_span_refused_for_good_ends_the_process(kafka):
     user = User(kafka, clean={"max_message_bytes": 2000})
     kafka.send(user.raw(), [pin(1, title=os.urandom(4000).hex())])
     with cleaner(user) as c:
-        assert c.wait() == 70, "".join(c.lines[-30:])
+        exit_code = c.wait()
+        assert exit_code == 70, "".join(c.lines[-30:])
         assert c.events("span_not_stored") or c.events("producer_failed")
     assert committed(user)[0] <= 0
     # The topic is put right: the next life goes on.
