@@ -60,8 +60,8 @@ static int map_error(duckdb_error_type type, const char *text)
     if (has(text, "No files found") || has(text, "No such file or directory"))
         return ERR_NOT_FOUND;
     if (has(text, "magic bytes") || has(text, "too small to be a Parquet") ||
-        has(text, "TProtocolException") || has(text, "Decompression failure") ||
-        has(text, "Invalid Parquet") || has(text, "corrupt"))
+        has(text, "Could not read enough bytes") || has(text, "TProtocolException") ||
+        has(text, "Decompression failure") || has(text, "Invalid Parquet") || has(text, "corrupt"))
         return ERR_CORRUPT;
     if (type == DUCKDB_ERROR_IO || !strncmp(text, "IO Error", 8))
         return ERR_IO;
@@ -190,6 +190,17 @@ int duck_connect(struct duck *d, struct duck_conn **ret, struct err *e)
     }
     *ret = c;
     return 0;
+}
+
+void duck_quote(struct buf *b, char quote, const char *text)
+{
+    buf_char(b, quote);
+    for (; *text; text++) {
+        if (*text == quote)
+            buf_char(b, quote);
+        buf_char(b, *text);
+    }
+    buf_char(b, quote);
 }
 
 void duck_disconnect(struct duck_conn **c)

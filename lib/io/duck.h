@@ -26,6 +26,8 @@ void duck_interrupt_mt(
     struct duck_conn *c); /* any thread: the running statement ends with ERR_CANCELLED */
 void *duck_native(struct duck_conn *c); /* duckdb_connection, for lake/parquet.c */
 
+/* Appends text as SQL has it between ' (a string) or " (a name). */
+void duck_quote(struct buf *b, char quote, const char *text);
 /* Runs one or several statements; their rows are dropped. */
 int duck_exec(struct duck_conn *c, const char *sql, struct err *e);
 int duck_prepare(struct duck_conn *c, const char *sql, struct duck_stmt **ret, struct err *e);

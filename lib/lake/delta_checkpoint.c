@@ -97,17 +97,6 @@ static int write_ndjson(const struct delta *d, const char *path, int64_t *ret_ro
     return rc;
 }
 
-static void put_quoted(struct buf *b, const char *path)
-{
-    buf_char(b, '\'');
-    for (; *path; path++) {
-        if (*path == '\'')
-            buf_char(b, '\'');
-        buf_char(b, *path);
-    }
-    buf_char(b, '\'');
-}
-
 /* read_json alone wants 64 MiB of buffers, whatever the size of the state: for the moment of a checkpoint a smaller limit is
  * lifted to 96 MiB. *ret_was: what to set again; NULL: nothing was changed. */
 static int raise_memory(struct duck_conn *c, char **ret_was, struct err *e)
@@ -141,11 +130,11 @@ static int write_parquet(struct duck_conn *c, const char *ndjson, const char *pa
     struct buf sql;
     buf_init(&sql, 1 << 16);
     buf_z(&sql, "COPY (SELECT * FROM read_json(");
-    put_quoted(&sql, ndjson);
+    duck_quote(&sql, '\'', ndjson);
     buf_z(&sql, ", format='newline_delimited', compression='uncompressed', "
                 "maximum_object_size=" ACTION_MAX_TEXT ", "
                 "columns=" CHECKPOINT_COLUMNS ")) TO ");
-    put_quoted(&sql, parquet);
+    duck_quote(&sql, '\'', parquet);
     buf_z(&sql, " (FORMAT parquet, PARQUET_VERSION V1, COMPRESSION zstd, ROW_GROUP_SIZE 20480, "
                 "USE_TMP_FILE false)");
     char *was = NULL;

@@ -342,28 +342,6 @@ static void register_function(duckdb_connection con)
     pthread_mutex_unlock(&lock);
 }
 
-static void put_name(struct buf *b, const char *name)
-{
-    buf_char(b, '"');
-    for (; *name; name++) {
-        if (*name == '"')
-            buf_char(b, '"');
-        buf_char(b, *name);
-    }
-    buf_char(b, '"');
-}
-
-static void put_path(struct buf *b, const char *path)
-{
-    buf_char(b, '\'');
-    for (; *path; path++) {
-        if (*path == '\'')
-            buf_char(b, '\'');
-        buf_char(b, *path);
-    }
-    buf_char(b, '\'');
-}
-
 static const char *sql_type(enum column_type t)
 {
     switch (t) {
@@ -392,19 +370,19 @@ static int copy_to(struct duck_conn *c, const char *path, const struct column_de
     for (unsigned i = 0; i < n; i++) {
         buf_z(&sql, i ? ", " : "");
         if (feed) { /* the types are what on_bind says; the cast holds them there */
-            put_name(&sql, columns[i].name);
+            duck_quote(&sql, '"', columns[i].name);
             buf_printf(&sql, "::%s AS ", sql_type(columns[i].type));
         } else {
             buf_printf(&sql, "NULL::%s AS ", sql_type(columns[i].type));
         }
-        put_name(&sql, columns[i].name);
+        duck_quote(&sql, '"', columns[i].name);
     }
     if (feed)
         buf_printf(&sql, " FROM " ROWS_FUNCTION "(%llu::UBIGINT)", (unsigned long long)*feed);
     else
         buf_z(&sql, " LIMIT 0");
     buf_z(&sql, ") TO ");
-    put_path(&sql, path);
+    duck_quote(&sql, '\'', path);
     /* Level 1 makes files 2.5 % larger than the default, and the writing a seventh cheaper. */
     buf_z(&sql, " (FORMAT parquet, PARQUET_VERSION V1, COMPRESSION zstd, COMPRESSION_LEVEL 1, "
                 "USE_TMP_FILE false");

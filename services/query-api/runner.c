@@ -97,17 +97,6 @@ static void slot_give_mt(struct runner *r, struct slot *slot)
     pthread_mutex_unlock(&r->lock);
 }
 
-static void put_quoted(struct buf *b, const char *text)
-{
-    buf_char(b, '\'');
-    for (; *text; text++) {
-        if (*text == '\'')
-            buf_char(b, '\'');
-        buf_char(b, *text);
-    }
-    buf_char(b, '\'');
-}
-
 static int name_files(struct run *run, struct slot *slot, unsigned t)
 {
     struct snapshot *s = run->snapshots[t];
@@ -116,10 +105,10 @@ static int name_files(struct run *run, struct slot *slot, unsigned t)
     struct buf sql;
     buf_init(&sql, SIZE_MAX / 2); /* as long as the table's list of files */
     buf_printf(&sql, "SET VARIABLE %s_files = [", table_names[t]);
-    put_quoted(&sql, run->runner->schemas[t]);
+    duck_quote(&sql, '\'', run->runner->schemas[t]);
     for (size_t i = 0; s && i < s->files_n; i++) {
         buf_z(&sql, ", ");
-        put_quoted(&sql, s->files[i]);
+        duck_quote(&sql, '\'', s->files[i]);
     }
     buf_char(&sql, ']');
     slot->named[t] = false;

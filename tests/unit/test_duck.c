@@ -170,6 +170,23 @@ static void test_errors_have_their_codes(void **state)
     fclose(f);
     char *sql = mem_printf("SELECT * FROM read_parquet('%s')", path);
     assert_int_equal(code_of(sql), ERR_CORRUPT);
+    /* One whose middle is missing: its footer points past its end. */
+    char *whole = mem_printf("%s/whole.parquet", dir);
+    char *make = mem_printf("COPY (SELECT i, hash(i) FROM range(5000) t(i)) TO '%s'", whole);
+    assert_int_equal(code_of(make), 0);
+    mem_free(make);
+    static char bytes[1 << 20];
+    f = fopen(whole, "r");
+    assert_non_null(f);
+    size_t n = fread(bytes, 1, sizeof bytes, f);
+    fclose(f);
+    assert_true(n > 20000 && n < sizeof bytes);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, 100, f) + fwrite(bytes + n - 1500, 1, 1500, f), 1600);
+    fclose(f);
+    assert_int_equal(code_of(sql), ERR_CORRUPT);
+    mem_free(whole);
     mem_free(sql);
     mem_free(path);
     tmpdir_remove(&dir);
