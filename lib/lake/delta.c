@@ -54,39 +54,20 @@ static int reload(struct delta *d, struct duck_conn *c, struct err *e)
     return rc;
 }
 
-/* Nothing new was found. Is that because nothing is, or because the log was cleaned, cut or made anew? The cheap look (is the
- * latest commit there, of the same size) is taken each time, the thorough one every few minutes. */
+/* Every few minutes, where nothing new was found: is that because nothing is, or because the log was cut or made anew under the same sizes? */
 static int verify(struct delta *d, struct duck_conn *c, struct err *e)
 {
-    char *key = delta_log_key(d, "%020lld.json", (long long)d->st.version);
-    uint64_t bytes = 0;
-    int rc = store_size(d->store, key, &bytes, e);
-    mem_free(key);
-    if (rc && rc != ERR_NOT_FOUND)
-        return rc;
-    bool whole = !rc && (!d->st.commit_bytes || bytes == d->st.commit_bytes);
-    if (!whole && rc == ERR_NOT_FOUND && !d->st.commit_bytes) {
-        /* Known from a checkpoint only: that it stands is enough. */
-        int64_t newest = delta_log_newest(d, e);
-        if (newest < -1)
-            return (int)newest;
-        whole = newest == d->st.version;
-    }
-    if (!whole)
-        return reload(d, c, e);
-    if (clock_ms() < d->verified_ms + DELTA_VERIFY_MS)
-        return 0;
     d->verified_ms = clock_ms();
     int64_t newest = delta_log_newest(d, e);
     if (newest < -1)
         return (int)newest;
     if (newest != d->st.version)
         return reload(d, c, e); /* says what is wrong, or finds what came this moment */
-    if (!d->st.commit_bytes)
+    if (!d->st.commit_read)
         return 0;
     struct buf body;
     buf_init(&body, DELTA_COMMIT_MAX_BYTES);
-    rc = delta_log_get(d, d->st.version, &body, e);
+    int rc = delta_log_get(d, d->st.version, &body, e);
     bool same = !rc && hash_bytes(body.data, body.len, 0) == d->st.commit_hash;
     buf_deinit(&body);
     if (rc && rc != ERR_NOT_FOUND)
@@ -94,40 +75,60 @@ static int verify(struct delta *d, struct duck_conn *c, struct err *e)
     return same ? 0 : reload(d, c, e);
 }
 
-static int follow(struct delta *d, struct duck_conn *c, struct err *e)
+/* Applies what came after the state's version. */
+static int follow(struct delta *d, bool *ret_any, struct err *e)
 {
     struct buf body;
     buf_init(&body, DELTA_COMMIT_MAX_BYTES);
     int rc;
-    bool any = false;
+    *ret_any = false;
     for (;;) {
         int64_t version = d->st.version + 1;
         buf_reset(&body);
         rc = delta_log_get(d, version, &body, e);
         if (!rc)
-            rc = delta_state_apply_commit(&d->st, version, buf_as_str(&body), e);
+            rc = delta_state_apply_commit(&d->st, version, buf_as_str(&body), true, e);
         if (rc)
             break;
-        any = true;
+        *ret_any = true;
     }
     buf_deinit(&body);
     if (rc == ERR_CONFLICT)
         forget(d);
-    if (rc != ERR_NOT_FOUND)
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+/* A log that was cleaned, cut or made anew is no base for what comes next: first a look whether the latest commit is there, of
+ * the same size. */
+static int advance(struct delta *d, struct duck_conn *c, struct err *e)
+{
+    char *key = delta_log_key(d, "%020lld.json", (long long)d->st.version);
+    uint64_t bytes = 0;
+    int rc = store_size(d->store, key, &bytes, e);
+    mem_free(key);
+    if (rc && rc != ERR_NOT_FOUND)
         return rc;
-    return any ? 0 : verify(d, c, e);
+    bool there = !rc, any;
+    if (d->st.commit_read && (!there || bytes != d->st.commit_bytes))
+        return reload(d, c, e);
+    rc = follow(d, &any, e);
+    if (rc || any)
+        return rc;
+    /* A checkpoint that stands alone has no commit to look at: the list tells whether it still does. */
+    return there && clock_ms() < d->verified_ms + DELTA_VERIFY_MS ? 0 : verify(d, c, e);
 }
 
 int delta_refresh(struct delta *d, struct duck_conn *c, struct err *e)
 {
     int rc;
     if (d->st.version < 0) {
+        bool any;
         rc = delta_log_load(d, c, -1, e);
         d->verified_ms = clock_ms();
         if (!rc)
-            rc = follow(d, c, e);
+            rc = follow(d, &any, e);
     } else {
-        rc = follow(d, c, e);
+        rc = advance(d, c, e);
     }
     return rc ? rc : delta_check_readable(d, e);
 }
@@ -135,6 +136,8 @@ int delta_refresh(struct delta *d, struct duck_conn *c, struct err *e)
 int delta_load_at(struct delta *d, struct duck_conn *c, int64_t version, struct err *e)
 {
     forget(d);
+    if (version < 0)
+        return err_set(e, ERR_NOT_FOUND, "table %s: no version %lld", d->path, (long long)version);
     int rc = delta_log_load(d, c, version, e);
     return rc ? rc : delta_check_readable(d, e);
 }
@@ -205,5 +208,5 @@ bool delta_next_file(const struct delta *d, size_t *i, const struct delta_file *
 
 int64_t delta_rows(const struct delta *d)
 {
-    return d->st.uncounted ? -1 : d->st.rows;
+    return d->st.uncounted || d->st.rows > INT64_MAX ? -1 : (int64_t)d->st.rows;
 }

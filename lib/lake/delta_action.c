@@ -36,64 +36,109 @@ static int check_path(const json_t *o, const char *action, struct err *e)
         return wrong(e, action, "path");
     size_t n = json_string_length(p), got;
     char *out = mem_alloc(n + 1);
-    int rc = str_url_decode(str_make(json_string_value(p), n), false, out, &got);
+    bool bad =
+        str_url_decode(str_make(json_string_value(p), n), false, out, &got) || memchr(out, 0, got);
     mem_free(out);
-    return rc ? wrong(e, action, "path") : 0;
+    return bad ? wrong(e, action, "path") : 0;
 }
 
-static int check_features(const json_t *o, const char *name, struct err *e)
+/* Absent, or an array of strings. */
+static int check_list(const json_t *o, const char *action, const char *name, struct err *e)
 {
     const json_t *list = field(o, name);
     size_t i;
     json_t *v;
     if (list && !json_is_array(list))
-        return wrong(e, "protocol", name);
+        return wrong(e, action, name);
     json_array_foreach (list, i, v)
         if (!json_is_string(v))
-            return wrong(e, "protocol", name);
+            return wrong(e, action, name);
     return 0;
+}
+
+static bool is_string(const json_t *o, const char *name)
+{
+    return !field(o, name) || json_is_string(field(o, name));
+}
+
+static bool is_integer(const json_t *o, const char *name)
+{
+    return !field(o, name) || json_is_integer(field(o, name));
+}
+
+static int check_add(const json_t *o, struct err *e)
+{
+    int rc = check_path(o, "add", e);
+    if (rc)
+        return rc;
+    if (!json_is_integer(field(o, "size")) || json_integer_value(field(o, "size")) < 0)
+        return wrong(e, "add", "size");
+    if (!is_integer(o, "modificationTime"))
+        return wrong(e, "add", "modificationTime");
+    if (!is_string(o, "stats"))
+        return wrong(e, "add", "stats");
+    rc = check_strings(o, "add", "tags", e);
+    return rc ? rc : check_strings(o, "add", "partitionValues", e);
+}
+
+/* What a checkpoint would carry on is looked at, too. */
+static int check_remove(const json_t *o, struct err *e)
+{
+    static const char *const integers[] = {"deletionTimestamp", "size"};
+    int rc = check_path(o, "remove", e);
+    for (size_t i = 0; i < 2 && !rc; i++)
+        if (!is_integer(o, integers[i]))
+            rc = wrong(e, "remove", integers[i]);
+    if (!rc && field(o, "extendedFileMetadata") &&
+        !json_is_boolean(field(o, "extendedFileMetadata")))
+        rc = wrong(e, "remove", "extendedFileMetadata");
+    return rc ? rc : check_strings(o, "remove", "partitionValues", e);
+}
+
+static int check_protocol(const json_t *o, struct err *e)
+{
+    static const char *const versions[] = {"minReaderVersion", "minWriterVersion"};
+    for (size_t i = 0; i < 2; i++)
+        if (!json_is_integer(field(o, versions[i])) ||
+            json_integer_value(field(o, versions[i])) < 1)
+            return wrong(e, "protocol", versions[i]);
+    int rc = check_list(o, "protocol", "readerFeatures", e);
+    return rc ? rc : check_list(o, "protocol", "writerFeatures", e);
+}
+
+static int check_metadata(const json_t *o, struct err *e)
+{
+    static const char *const strings[] = {"name", "description", "schemaString"};
+    if (!json_is_string(field(o, "id")))
+        return wrong(e, "metaData", "id");
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        if (!is_string(o, strings[i]))
+            return wrong(e, "metaData", strings[i]);
+    if (!is_integer(o, "createdTime"))
+        return wrong(e, "metaData", "createdTime");
+    const json_t *format = field(o, "format");
+    if (format && (!json_is_object(format) || !is_string(format, "provider")))
+        return wrong(e, "metaData", "format");
+    int rc = format ? check_strings(format, "metaData", "options", e) : 0;
+    if (!rc)
+        rc = check_list(o, "metaData", "partitionColumns", e);
+    return rc ? rc : check_strings(o, "metaData", "configuration", e);
 }
 
 static int check_one(const char *name, const json_t *o, struct err *e)
 {
-    int rc = 0;
-    if (!strcmp(name, "add")) {
-        if ((rc = check_path(o, name, e)))
-            return rc;
-        if (!json_is_integer(field(o, "size")) || json_integer_value(field(o, "size")) < 0)
-            return wrong(e, name, "size");
-        if (field(o, "modificationTime") && !json_is_integer(field(o, "modificationTime")))
-            return wrong(e, name, "modificationTime");
-        if (field(o, "stats") && !json_is_string(field(o, "stats")))
-            return wrong(e, name, "stats");
-        if ((rc = check_strings(o, name, "tags", e)))
-            return rc;
-        return check_strings(o, name, "partitionValues", e);
-    }
+    if (!strcmp(name, "add"))
+        return check_add(o, e);
     if (!strcmp(name, "remove"))
-        return check_path(o, name, e);
+        return check_remove(o, e);
+    if (!strcmp(name, "protocol"))
+        return check_protocol(o, e);
+    if (!strcmp(name, "metaData"))
+        return check_metadata(o, e);
     if (!strcmp(name, "txn")) {
         if (!json_is_string(field(o, "appId")))
             return wrong(e, name, "appId");
         return json_is_integer(field(o, "version")) ? 0 : wrong(e, name, "version");
-    }
-    if (!strcmp(name, "protocol")) {
-        if (!json_is_integer(field(o, "minReaderVersion")) ||
-            !json_is_integer(field(o, "minWriterVersion")))
-            return wrong(e, name, "minReaderVersion or minWriterVersion");
-        rc = check_features(o, "readerFeatures", e);
-        return rc ? rc : check_features(o, "writerFeatures", e);
-    }
-    if (!strcmp(name, "metaData")) {
-        if (!json_is_string(field(o, "id")))
-            return wrong(e, name, "id");
-        if (field(o, "schemaString") && !json_is_string(field(o, "schemaString")))
-            return wrong(e, name, "schemaString");
-        if (field(o, "format") && !json_is_object(field(o, "format")))
-            return wrong(e, name, "format");
-        if (field(o, "partitionColumns") && !json_is_array(field(o, "partitionColumns")))
-            return wrong(e, name, "partitionColumns");
-        return check_strings(o, name, "configuration", e);
     }
     return 0;
 }
@@ -145,6 +190,20 @@ char *delta_action_key(const json_t *action, size_t *ret_n)
     return key;
 }
 
+/* A path with a scheme ("file:/…", "s3://…"), from the root, or up out of the table: a shallow clone's, or nobody's. */
+static bool leads_out(const char *path)
+{
+    struct str rest = str_of(path), part;
+    size_t scheme =
+        strspn(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.");
+    if (path[0] == '/' || (scheme && path[scheme] == ':' && path[scheme + 1] == '/'))
+        return true;
+    while (str_next(&rest, '/', &part))
+        if (str_is(part, ".."))
+            return true;
+    return false;
+}
+
 static int64_t rows_of(const json_t *add)
 {
     const json_t *text = field(add, "stats");
@@ -181,6 +240,7 @@ struct delta_entry *delta_action_entry(const json_t *add)
     if (json_object_size(tags))
         en->tags = json_deep_copy(tags);
     en->deletion_vector = field(add, "deletionVector") != NULL;
+    en->outside = leads_out(en->file.path);
     return en;
 }
 

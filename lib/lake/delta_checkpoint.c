@@ -26,6 +26,13 @@
     "protocol:'STRUCT(\"minReaderVersion\" INTEGER, \"minWriterVersion\" INTEGER, "                \
     "\"readerFeatures\" VARCHAR[], \"writerFeatures\" VARCHAR[])'}"
 
+/* What is read of an add. Parsed statistics stay behind: they may hold numbers that are no JSON (NaN) or too long for an integer. */
+#define ADD_READ                                                                                   \
+    "STRUCT(\"path\" VARCHAR, \"partitionValues\" MAP(VARCHAR,VARCHAR), \"size\" BIGINT, "         \
+    "\"modificationTime\" BIGINT, \"tags\" MAP(VARCHAR,VARCHAR), \"stats\" VARCHAR, "              \
+    "\"stats_parsed\" STRUCT(\"numRecords\" BIGINT), \"deletionVector\" STRUCT(\"storageType\" "   \
+    "VARCHAR, \"pathOrInlineDv\" VARCHAR, \"offset\" INTEGER))"
+
 int delta_checkpoint_read(struct delta *d, struct duck_conn *c, char **names, size_t n,
                           struct err *e)
 {
@@ -41,8 +48,9 @@ int delta_checkpoint_read(struct delta *d, struct duck_conn *c, char **names, si
     struct duck_stmt *s = NULL;
     struct duck_rows *rows = NULL;
     int rc = duck_prepare(c,
-                          "SELECT to_json(t)::VARCHAR FROM read_parquet($files, "
-                          "hive_partitioning=false, union_by_name=true) t",
+                          "SELECT to_json(t)::VARCHAR FROM (SELECT * REPLACE (\"add\"::" ADD_READ
+                          " AS \"add\") FROM read_parquet($files, hive_partitioning=false, "
+                          "union_by_name=true)) t",
                           &s, e);
     if (!rc)
         rc = duck_bind_strs(s, 1, paths, n);
@@ -62,8 +70,12 @@ int delta_checkpoint_read(struct delta *d, struct duck_conn *c, char **names, si
     for (size_t i = 0; i < n; i++)
         mem_free((char *)paths[i].p);
     mem_free(paths);
-    if (rc && e)
+    if (rc == ERR_BAD_DATA) /* its columns are not what they should be */
+        rc = ERR_CORRUPT;
+    if (rc && e) {
         err_prefix(e, "checkpoint %s", names[0]);
+        e->code = rc;
+    }
     return rc;
 }
 

@@ -44,7 +44,7 @@ static struct entry classify(const char *name)
     struct str s = str_of(name);
     struct entry en = {0};
     uint64_t v;
-    if (!digits(&s, 20, &v) || v > INT64_MAX)
+    if (!digits(&s, 20, &v) || v > (uint64_t)DELTA_VERSION_MAX)
         return en;
     en.version = (int64_t)v;
     if (str_is(s, ".json")) {
@@ -55,7 +55,7 @@ static struct entry classify(const char *name)
             en.kind = CHECKPOINT;
         else if (digits(&rest, 10, &en.part) && skip(&rest, ".") && digits(&rest, 10, &en.parts) &&
                  str_is(rest, ".parquet"))
-            en.kind = PART;
+            en.kind = en.part >= 1 && en.part <= en.parts ? PART : OTHER;
         else if (s.n > 36 && (str_ends(s, STR(".parquet")) || str_ends(s, STR(".json"))))
             en.kind = NAMED_CHECKPOINT;
     }
@@ -73,7 +73,8 @@ static int64_t hint(struct delta *d)
         d->reads++;
         json_t *o = json_loadb(b.data ? b.data : "", b.len, JSON_ALLOW_NUL, NULL);
         const json_t *v = json_object_get(o, "version");
-        if (json_is_integer(v) && json_integer_value(v) >= 0)
+        if (json_is_integer(v) && json_integer_value(v) >= 0 &&
+            json_integer_value(v) <= DELTA_VERSION_MAX)
             version = json_integer_value(v);
         json_decref(o);
     }
@@ -117,29 +118,36 @@ int64_t delta_log_newest(struct delta *d, struct err *e)
     return newest;
 }
 
-/* The newest complete checkpoint at or below `max`: its version and its names (into `names`), in ret_first..; -1: none. */
-static int64_t pick_checkpoint(const struct store_names *names, int64_t max, char **ret,
+/* The parts of the checkpoint whose first part is names[at], all of them or none: names are sorted. */
+static size_t gather_parts(const struct store_names *names, size_t at, char **ret)
+{
+    struct entry first = classify(names->names[at]);
+    size_t n = 0;
+    for (size_t i = at; i < names->n && n < first.parts; i++) {
+        struct entry en = classify(names->names[i]);
+        if (en.version != first.version)
+            break;
+        if (en.kind == PART && en.parts == first.parts && en.part == n + 1)
+            ret[n++] = names->names[i];
+    }
+    return n == first.parts ? n : 0;
+}
+
+/* The newest complete checkpoint at or below `max`: its version and its names (into ret_names); -1: none. */
+static int64_t pick_checkpoint(const struct store_names *names, int64_t max, char **ret_names,
                                size_t *ret_n)
 {
     for (size_t i = names->n; i-- > 0;) {
         struct entry en = classify(names->names[i]);
-        if (en.version > max || (en.kind != CHECKPOINT && en.kind != PART))
+        if (en.version > max)
             continue;
-        if (en.kind == CHECKPOINT) {
-            ret[0] = names->names[i];
-            *ret_n = 1;
+        *ret_n = 0;
+        if (en.kind == CHECKPOINT)
+            ret_names[(*ret_n)++] = names->names[i];
+        else if (en.kind == PART && en.part == 1)
+            *ret_n = gather_parts(names, i, ret_names);
+        if (*ret_n)
             return en.version;
-        }
-        size_t n = 0;
-        for (size_t k = 0; k < names->n; k++) {
-            struct entry other = classify(names->names[k]);
-            if (other.kind == PART && other.version == en.version && other.parts == en.parts)
-                ret[n++] = names->names[k];
-        }
-        if (n && n == en.parts) {
-            *ret_n = n;
-            return en.version;
-        }
     }
     return -1;
 }
@@ -161,7 +169,7 @@ static int replay(struct delta *d, int64_t last, struct err *e)
         buf_reset(&body);
         rc = delta_log_get(d, version, &body, e);
         if (!rc)
-            rc = delta_state_apply_commit(&d->st, version, buf_as_str(&body), e);
+            rc = delta_state_apply_commit(&d->st, version, buf_as_str(&body), false, e);
     }
     buf_deinit(&body);
     return rc;
@@ -172,21 +180,27 @@ struct plan {
     size_t checkpoint_n;
     int64_t missing; /* first commit that should be there and is not; -1: none */
     bool named;      /* a checkpoint that this reader does not take was seen */
+    bool torn;       /* a part of a checkpoint was seen */
     bool vanished;   /* something was listed and then not there */
 };
 
 static struct plan make_plan(const struct store_names *names, int64_t version, char **ret_names)
 {
-    struct plan p = {.checkpoint = -1, .last = -1, .missing = -1};
+    struct plan p = {.last = -1, .missing = -1};
     for (size_t i = 0; i < names->n; i++) {
         struct entry en = classify(names->names[i]);
         p.named |= en.kind == NAMED_CHECKPOINT;
-        if ((en.kind == COMMIT || en.kind == CHECKPOINT) && en.version > p.last)
+        p.torn |= en.kind == PART;
+        if (en.kind == COMMIT && en.version > p.last)
             p.last = en.version;
     }
-    if (version >= 0 && version < p.last)
+    p.checkpoint = pick_checkpoint(names, DELTA_VERSION_MAX, ret_names, &p.checkpoint_n);
+    if (p.checkpoint > p.last)
+        p.last = p.checkpoint;
+    if (version >= 0 && version < p.last) {
         p.last = version;
-    p.checkpoint = pick_checkpoint(names, p.last, ret_names, &p.checkpoint_n);
+        p.checkpoint = pick_checkpoint(names, version, ret_names, &p.checkpoint_n);
+    }
     int64_t next = p.checkpoint + 1;
     for (size_t i = 0; i < names->n; i++) {
         struct entry en = classify(names->names[i]);
@@ -198,9 +212,22 @@ static struct plan make_plan(const struct store_names *names, int64_t version, c
     return p;
 }
 
+static int v2_checkpoint(const struct delta *d, struct err *e)
+{
+    return err_set(e, ERR_UNSUPPORTED,
+                   "table %s: its checkpoints are of the feature v2Checkpoint, which is not "
+                   "supported",
+                   d->path);
+}
+
 static int run_plan(struct delta *d, struct duck_conn *c, struct plan *p, char **checkpoint,
                     int64_t version, struct err *e)
 {
+    if (p->last < 0 && p->named)
+        return v2_checkpoint(d, e);
+    if (p->last < 0 && p->torn)
+        return err_set(e, ERR_CORRUPT, "table %s: all of its log is a part of a checkpoint",
+                       d->path);
     if (p->last < 0)
         return err_set(e, ERR_NOT_FOUND, "table %s: it has no log", d->path);
     if (version > p->last)
@@ -208,10 +235,7 @@ static int run_plan(struct delta *d, struct duck_conn *c, struct plan *p, char *
                        (long long)version, (long long)p->last);
     if (p->missing >= 0) {
         if (p->named)
-            return err_set(e, ERR_UNSUPPORTED,
-                           "table %s: its checkpoints are of the feature v2Checkpoint, which is "
-                           "not supported",
-                           d->path);
+            return v2_checkpoint(d, e);
         if (version >= 0 && p->checkpoint < 0 && p->missing == 0)
             return err_set(e, ERR_NOT_FOUND, "table %s: version %lld is not to be had any more",
                            d->path, (long long)version);

@@ -7,11 +7,12 @@
 
 #define DELTA_COMMIT_MAX_BYTES ((size_t)256 << 20) /* of one commit; foreign ones can be large */
 #define DELTA_VERIFY_MS (5 * 60 * 1000)
+#define DELTA_VERSION_MAX ((int64_t)1 << 53) /* what a number of JSON holds for every reader */
 
 struct delta_entry { /* a live file */
     struct delta_file file;
     json_t *partition_values, *tags; /* NULL: empty */
-    bool deletion_vector;
+    bool deletion_vector, outside;   /* outside: its path leads out of the table */
 };
 struct delta_application {
     int64_t version, updated_ms; /* updated_ms -1: not given */
@@ -23,11 +24,11 @@ struct delta_state {
     struct map *files;           /* delta_entry by key: path, and the deletion vector if any */
     struct map *removes;         /* json_t, the remove's object, by the same key */
     struct map *applications;    /* delta_application by appId */
-    int64_t rows, uncounted;     /* sum of the counted files; files without a count */
-    uint64_t vectors;            /* live files with deletion vectors */
+    uint64_t rows, uncounted;    /* sum of the counted files, modulo 2^64; files without a count */
+    uint64_t vectors, outside;   /* live files with deletion vectors; with paths that lead out */
     int64_t commit_time_ms;
-    uint64_t commit_bytes,
-        commit_hash; /* of the latest commit's text; bytes 0: not read (checkpoint) */
+    bool commit_read;                   /* false: what is known comes from a checkpoint alone */
+    uint64_t commit_bytes, commit_hash; /* of the latest commit's text */
 };
 struct delta {
     struct store *store;
@@ -41,9 +42,10 @@ void delta_state_init(struct delta_state *st);
 void delta_state_deinit(struct delta_state *st);
 /* The rows of a checkpoint, one at a time. */
 int delta_state_apply_row(struct delta_state *st, json_t *row, struct err *e);
-/* A whole commit: nothing changes when it returns an error. ERR_CORRUPT; ERR_CONFLICT: metaData of another table. */
+/* A whole commit: nothing changes when it returns an error. ERR_CORRUPT; ERR_CONFLICT where `same_table` is asked for: metaData of another
+ * table. A log that is read from its beginning may hold one (CREATE OR REPLACE). */
 int delta_state_apply_commit(struct delta_state *st, int64_t version, struct str body,
-                             struct err *e);
+                             bool same_table, struct err *e);
 /* The state as NDJSON actions for a checkpoint, and how many; unexpired removes only. */
 bool delta_state_write(const struct delta_state *st, int64_t now_ms, struct buf *line,
                        bool (*put)(void *ctx, struct str line), void *ctx, int64_t *ret_rows);

@@ -40,12 +40,13 @@ static json_t *action(const json_t *row, const char *name)
 
 static void count(struct delta_state *st, const struct delta_entry *en, int sign)
 {
+    uint64_t one = (uint64_t)(int64_t)sign;
     if (en->file.rows < 0)
-        st->uncounted += sign;
+        st->uncounted += one;
     else
-        st->rows += sign * en->file.rows;
-    if (en->deletion_vector)
-        st->vectors += (uint64_t)(int64_t)sign;
+        st->rows += one * (uint64_t)en->file.rows; /* no log can make it overflow for good */
+    st->vectors += en->deletion_vector ? one : 0;
+    st->outside += en->outside ? one : 0;
 }
 
 static void drop_entry(struct delta_state *st, struct delta_entry *en)
@@ -151,7 +152,7 @@ static int parse(struct str body, json_t *rows, struct err *e)
 }
 
 int delta_state_apply_commit(struct delta_state *st, int64_t version, struct str body,
-                             struct err *e)
+                             bool same_table, struct err *e)
 {
     json_t *rows = json_array(), *row;
     size_t i;
@@ -164,7 +165,8 @@ int delta_state_apply_commit(struct delta_state *st, int64_t version, struct str
     }
     json_array_foreach (rows, i, row) {
         const json_t *m = action(row, "metaData");
-        if (m && st->id && strcmp(st->id, json_string_value(json_object_get(m, "id")))) {
+        if (m && same_table && st->id &&
+            strcmp(st->id, json_string_value(json_object_get(m, "id")))) {
             json_decref(rows);
             return err_set(e, ERR_CONFLICT, "commit %lld is of another table", (long long)version);
         }
@@ -179,6 +181,7 @@ int delta_state_apply_commit(struct delta_state *st, int64_t version, struct str
     }
     json_decref(rows);
     st->version = version;
+    st->commit_read = true;
     st->commit_bytes = body.n;
     st->commit_hash = hash_bytes(body.p, body.n, 0);
     return 0;
@@ -192,6 +195,22 @@ static bool remove_expired(const struct delta_state *st, const json_t *remove, i
     if (json_object_get(conf, "delta.deletedFileRetentionDuration"))
         return false; /* its text is an interval of Spark's: keep all rather than guess */
     return json_integer_value(json_object_get(remove, "deletionTimestamp")) <= now_ms - WEEK_MS;
+}
+
+/* A checkpoint of ours has no place for deletion vectors: the tombstone of a file with one must not hit the file that came back
+ * without. */
+static bool file_is_back(const struct delta_state *st, const json_t *remove)
+{
+    if (!action(remove, "deletionVector"))
+        return false;
+    json_t *plain = json_object();
+    json_object_set(plain, "path", json_object_get(remove, "path"));
+    size_t n;
+    char *key = delta_action_key(plain, &n);
+    bool back = map_get(st->files, str_make(key, n)) != NULL;
+    mem_free(key);
+    json_decref(plain);
+    return back;
 }
 
 static void put_remove(struct buf *b, const json_t *r)
@@ -268,7 +287,7 @@ bool delta_state_write(const struct delta_state *st, int64_t now_ms, struct buf 
         EMIT();
     }
     for (size_t i = 0; map_next(st->removes, &i, &key, &value);) {
-        if (remove_expired(st, value, now_ms))
+        if (remove_expired(st, value, now_ms) || file_is_back(st, value))
             continue;
         put_remove(line, value);
         EMIT();

@@ -16,19 +16,22 @@ static bool listed(const char *const *list, const char *name)
     return false;
 }
 
-/* Appends the names that are not in `known`, with commas. */
-static void unknown_features(const json_t *list, const char *const *known, struct buf *out)
+#define NAMES_BYTES 256
+/* How many names are not in `known`; with commas between them in `out`, as far as they go. */
+static size_t unknown_features(const json_t *list, const char *const *known, char out[NAMES_BYTES])
 {
-    size_t i;
+    size_t i, n = 0, at = 0;
     json_t *v;
+    out[0] = 0;
     json_array_foreach (list, i, v) {
         const char *name = json_string_value(v);
-        if (!name || listed(known, name))
+        if (listed(known, name))
             continue;
-        if (out->len)
-            buf_z(out, ", ");
-        buf_z(out, name);
+        n++;
+        int more = snprintf(out + at, NAMES_BYTES - at, "%s%s", at ? ", " : "", name);
+        at = more < (int)(NAMES_BYTES - at) ? at + (size_t)more : NAMES_BYTES - 1;
     }
+    return n;
 }
 
 static int refuse(const struct delta *d, struct err *e, const char *what, const char *why)
@@ -87,7 +90,7 @@ static int check_type(const struct delta *d, const json_t *type, const char *col
             rc = check_type(d, json_object_get(type, "keyType"), column, e);
             return rc ? rc : check_type(d, json_object_get(type, "valueType"), column, e);
         }
-    } else if (listed(plain, name) || !strncmp(name, "decimal", 7)) {
+    } else if (listed(plain, name) || !strcmp(name, "decimal") || !strncmp(name, "decimal(", 8)) {
         return 0;
     }
     return err_set(e, ERR_UNSUPPORTED,
@@ -119,15 +122,44 @@ static int check_parquet(const struct delta *d, struct err *e)
 /* Paths that lead out of the table (shallow clones) have no place in a store. */
 static int check_paths(const struct delta *d, struct err *e)
 {
-    const struct delta_file *f;
-    for (size_t i = 0; delta_next_file(d, &i, &f);) {
-        const char *colon = strchr(f->path, ':'), *slash = strchr(f->path, '/');
-        if (f->path[0] == '/' || (colon && slash == colon + 1 && colon[2] == '/'))
+    struct str key;
+    void *value;
+    if (!d->st.outside)
+        return 0;
+    for (size_t i = 0; map_next(d->st.files, &i, &key, &value);) {
+        const struct delta_entry *en = value;
+        if (en->outside)
             return err_set(e, ERR_UNSUPPORTED,
-                           "table %s: file %.200s has an absolute path (a shallow clone), which is "
-                           "not supported",
-                           d->path, f->path);
+                           "table %s: file %.200s lies outside of it (an absolute path, of a "
+                           "shallow clone), which is not supported",
+                           d->path, en->file.path);
     }
+    return 0;
+}
+
+/* Features are on by being listed, from these versions on; a list must be there then. */
+static int check_reader_protocol(const struct delta *d, struct err *e)
+{
+    const json_t *p = d->st.protocol, *features = json_object_get(p, "readerFeatures");
+    int64_t reader = number(p, "minReaderVersion");
+    char names[NAMES_BYTES], what[NAMES_BYTES + 64];
+    if (reader > 3) {
+        snprintf(what, sizeof what, "reader version %lld", (long long)reader);
+        return refuse(d, e, what, "supported: 1 to 3");
+    }
+    if (reader == 3 && !json_is_array(features))
+        return err_set(e, ERR_CORRUPT,
+                       "table %s version %lld: its protocol lists no readerFeatures", d->path,
+                       (long long)d->st.version);
+    if (reader == 3 && unknown_features(features, reader_features, names)) {
+        snprintf(what, sizeof what, "reader feature(s) %s", names);
+        return refuse(d, e, what,
+                      "supported: timestampNtz, vacuumProtocolCheck. Rewrite the table without "
+                      "them (ALTER TABLE … DROP FEATURE)");
+    }
+    const char *mode = configured(d, "delta.columnMapping.mode");
+    if (reader == 2 && mode && strcmp(mode, "none"))
+        return refuse(d, e, "columnMapping", "supported: no column mapping");
     return 0;
 }
 
@@ -140,29 +172,7 @@ int delta_check_readable(const struct delta *d, struct err *e)
     if (!d->st.schema)
         return err_set(e, ERR_CORRUPT, "table %s version %lld: its metaData has no schema", d->path,
                        (long long)d->st.version);
-    int64_t reader = number(p, "minReaderVersion");
-    struct buf names;
-    buf_init(&names, 256);
-    int rc = 0;
-    if (reader > 3) {
-        char what[64];
-        snprintf(what, sizeof what, "reader version %lld", (long long)reader);
-        rc = refuse(d, e, what, "supported: 1 to 3");
-    } else if (reader == 3) {
-        unknown_features(json_object_get(p, "readerFeatures"), reader_features, &names);
-        if (names.len) {
-            char what[300];
-            snprintf(what, sizeof what, "reader feature(s) %s", names.data);
-            rc = refuse(d, e, what,
-                        "supported: timestampNtz, vacuumProtocolCheck. Rewrite the table without "
-                        "them (ALTER TABLE … DROP FEATURE)");
-        }
-    } else if (reader == 2) {
-        const char *mode = configured(d, "delta.columnMapping.mode");
-        if (mode && strcmp(mode, "none"))
-            rc = refuse(d, e, "columnMapping", "supported: no column mapping");
-    }
-    buf_deinit(&names);
+    int rc = check_reader_protocol(d, e);
     if (!rc && d->st.vectors)
         rc = refuse(d, e, "deletionVectors",
                     "some file has one. Rewrite with REORG TABLE … APPLY (PURGE) and drop the "
@@ -183,32 +193,27 @@ int delta_check_readable(const struct delta *d, struct err *e)
 
 static int check_writer_protocol(const struct delta *d, struct err *e)
 {
-    const json_t *p = d->st.protocol;
+    const json_t *p = d->st.protocol, *features = json_object_get(p, "writerFeatures");
     int64_t reader = number(p, "minReaderVersion"), writer = number(p, "minWriterVersion");
+    char names[NAMES_BYTES], what[NAMES_BYTES + 64];
     if (reader <= 1 && writer <= 2)
         return 0;
-    char what[300];
+    size_t unknown = unknown_features(features, writer_features, names);
     if (writer != 7 || reader != 3) {
-        struct buf names;
-        buf_init(&names, 256);
-        unknown_features(json_object_get(p, "writerFeatures"), writer_features, &names);
         snprintf(what, sizeof what, "protocol %lld/%lld%s%s", (long long)reader, (long long)writer,
-                 names.len ? " with " : "", names.len ? names.data : "");
-        buf_deinit(&names);
+                 unknown ? " with " : "", names);
         return refuse(d, e, what, "this writer supports protocol 1/2, and 3/7 with few features");
     }
-    struct buf names;
-    buf_init(&names, 256);
-    unknown_features(json_object_get(p, "writerFeatures"), writer_features, &names);
-    int rc = 0;
-    if (names.len) {
-        snprintf(what, sizeof what, "writer feature(s) %s", names.data);
-        rc = refuse(d, e, what,
-                    "this writer supports appendOnly, invariants, timestampNtz, "
-                    "vacuumProtocolCheck");
-    }
-    buf_deinit(&names);
-    return rc;
+    if (!json_is_array(features))
+        return err_set(e, ERR_CORRUPT,
+                       "table %s version %lld: its protocol lists no writerFeatures", d->path,
+                       (long long)d->st.version);
+    if (!unknown)
+        return 0;
+    snprintf(what, sizeof what, "writer feature(s) %s", names);
+    return refuse(d, e, what,
+                  "this writer supports appendOnly, invariants, timestampNtz, "
+                  "vacuumProtocolCheck");
 }
 
 static const json_t *find_field(const json_t *fields, const char *name)
