@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+import urllib.parse
 
 import deltalake
 import duckdb
@@ -165,3 +167,157 @@ def test_a_rival_writer_in_the_same_table(lake, tmp_path):
     expected = sorted(expected + [row(i) for i in range(60000, 60020)])
     assert by_delta_rs(table) == expected
     assert by_duckdb(connect(), table) == expected
+
+
+def read(lake, *version):
+    """What our code makes of the table: its state, or the error that it ends with."""
+    program = os.path.join(BUILD, "tests", "read_table")
+    done = subprocess.run([program, str(lake), "delta/types_table", *map(str, version)], capture_output=True, text=True, timeout=300)
+    found = json.loads(done.stdout)
+    assert done.returncode == (1 if "error" in found else 0), done.stderr
+    return found
+
+
+def assert_same_state(lake, version=None):
+    """Our reading of the log and delta-rs' agree: version, files, counts, positions."""
+    theirs = deltalake.DeltaTable(table_of(lake), version=version)
+    ours = read(lake, *([] if version is None else [version]))
+    assert "error" not in ours, ours
+    assert ours["version"] == theirs.version() and ours["id"] == str(theirs.metadata().id)
+    files = {urllib.parse.unquote(os.path.relpath(uri.removeprefix("file://"), table_of(lake))) for uri in theirs.file_uris()}
+    assert {f["path"] for f in ours["files"]} == files
+    actions = pyarrow.table(theirs.get_add_actions(flatten=True)).to_pylist()
+    assert ours["rows"] == sum(a["num_records"] for a in actions)
+    assert sum(f["bytes"] for f in ours["files"]) == sum(a["size_bytes"] for a in actions)
+    for app, position in ours["txns"].items():
+        assert theirs.transaction_version(app) == position
+    return ours
+
+
+def days_ago(table, versions, days):
+    for version in versions:
+        then = time.time() - days * 86400
+        os.utime(os.path.join(table, "_delta_log", f"{version:020}.json"), (then, then))
+
+
+def delete_some(table, rows):
+    table.delete("id < 40")
+    return {i: r for i, r in rows.items() if i >= 40}
+
+
+def delete_file(table, rows):
+    table.delete("id >= 300 AND id < 600")
+    return {i: r for i, r in rows.items() if not 300 <= i < 600}
+
+
+def update_some(table, rows):
+    table.update(predicate="id = 700", updates={"text": "'by another hand'"})
+    return {i: (r[:2] + ("by another hand",) + r[3:] if i == 700 else r) for i, r in rows.items()}
+
+
+def compact(table, rows):
+    table.optimize.compact()
+    return rows
+
+
+def z_order(table, rows):
+    table.optimize.z_order(["small"])
+    return rows
+
+
+def vacuum(table, rows):
+    assert table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    return rows
+
+
+def checkpoint(table, rows):
+    table.create_checkpoint()
+    return rows
+
+
+def clean_up(table, rows):
+    table.create_checkpoint()
+    path = table.table_uri.removeprefix("file://").rstrip("/")
+    days_ago(path, range(table.version() - 1), 40)
+    table.cleanup_metadata()
+    assert not os.path.exists(os.path.join(path, "_delta_log", f"{0:020}.json"))
+    return rows
+
+
+def describe(table, rows):
+    table.alter.set_table_properties({"delta.appendOnly": "false", "delta.logRetentionDuration": "interval 10 days"})
+    return rows
+
+
+def restore(table, rows):
+    table.delete("id >= 900")
+    table.restore(table.version() - 1)
+    return rows
+
+
+OPERATIONS = (delete_some, checkpoint, update_some, compact, delete_file, z_order, describe, restore, vacuum, clean_up, delete_file)
+
+
+def test_tables_that_others_rewrite(lake, tmp_path):
+    """Whatever delta-rs does to the table, our code reads it as delta-rs does, and goes on writing."""
+    folder = tmp_path / "lake"
+    shutil.copytree(str(lake), str(folder))
+    rows = {i: row(i) for i in range(ROWS * COMMITS)}
+    for n, operation in enumerate(OPERATIONS):
+        rows = operation(deltalake.DeltaTable(table_of(folder)), rows)
+        before = assert_same_state(folder)
+        assert before["writable"] is None
+        first = 100000 + 100 * n
+        assert write(folder, first, 30, 2) == before["version"] + 2
+        rows.update({i: row(i) for i in range(first, first + 60)})
+        after = assert_same_state(folder)
+        assert after["txns"]["sluice:kafka:demo.types:0:G"] == first + 60
+        assert by_delta_rs(table_of(folder)) == sorted(rows.values()), operation.__name__
+    assert by_duckdb(connect(), table_of(folder)) == sorted(rows.values())
+    # And the versions that are still to be had.
+    latest = deltalake.DeltaTable(table_of(folder)).version()
+    first = min(int(f[:20]) for f in os.listdir(os.path.join(table_of(folder), "_delta_log")) if f.endswith(".checkpoint.parquet"))
+    for version in {*range(first, latest, 3), latest}:
+        assert_same_state(folder, version)
+    assert read(folder, first - 1)["error"] == "ERR_NOT_FOUND" and read(folder, latest + 1)["error"] == "ERR_NOT_FOUND"
+
+
+def test_a_table_that_was_replaced(lake, tmp_path):
+    """CREATE OR REPLACE of the same columns: another id, no rows, and the writing goes on."""
+    folder = tmp_path / "lake"
+    shutil.copytree(str(lake), str(folder))
+    old = read(folder)
+    schema = deltalake.DeltaTable(table_of(folder)).schema()
+    deltalake.DeltaTable.create(table_of(folder), schema=schema, mode="overwrite")
+    new = assert_same_state(folder)
+    assert new["id"] != old["id"] and new["rows"] == 0 and new["writable"] is None
+    write(folder, 0, 20, 2)
+    assert by_delta_rs(table_of(folder)) == [row(i) for i in range(40)]
+    assert_same_state(folder)
+    assert read(folder, old["version"]) == old
+
+
+@pytest.mark.parametrize("change, word", [
+    (lambda t: t.alter.add_columns(deltalake.Field("more", "string")), "column more"),
+    (lambda t: t.alter.add_constraint({"positive": "id >= 0"}), "protocol 1/3"),
+    (lambda t: t.alter.add_feature(deltalake.TableFeatures.ChangeDataFeed, allow_protocol_versions_increase=True), "changeDataFeed"),
+    (lambda t: t.alter.set_table_properties({"delta.setTransactionRetentionDuration": "interval 7 days"}), "setTransactionRetentionDuration"),
+])
+def test_what_a_writer_must_not_take_on(lake, tmp_path, change, word):
+    """The table reads on; writing is refused by name, and nothing was written."""
+    folder = tmp_path / "lake"
+    shutil.copytree(str(lake), str(folder))
+    change(deltalake.DeltaTable(table_of(folder)))
+    version = assert_same_state(folder)["version"]
+    with pytest.raises(AssertionError, match=word):
+        write(folder, 0, 20, 1)
+    assert deltalake.DeltaTable(table_of(folder)).version() == version
+
+
+def test_a_table_that_nobody_should_misread(lake, tmp_path):
+    folder = tmp_path / "lake"
+    shutil.copytree(str(lake), str(folder))
+    deltalake.DeltaTable(table_of(folder)).alter.add_feature(deltalake.TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
+    found = read(folder)
+    assert found["error"] == "ERR_UNSUPPORTED" and "deletionVectors" in found["text"] and f"version {COMMITS + 1}" in found["text"]
+    assert "error" not in read(folder, COMMITS)

@@ -118,10 +118,13 @@ static int run(const char *folder, int64_t first, int64_t rows, int64_t commits,
         rc = duck_connect(db, &c, e);
     if (!rc) {
         d = delta_new(s, TABLE);
-        rc = delta_create(d, schema, e);
-    }
-    if (!rc)
         rc = delta_refresh(d, c, e);
+    }
+    if (rc == ERR_NOT_FOUND) {
+        rc = delta_create(d, schema, e);
+        if (!rc)
+            rc = delta_refresh(d, c, e);
+    }
     if (!rc)
         rc = delta_check_writable(d, schema, e);
     for (int64_t n = 0; n < commits && !rc; n++, first += rows) {
