@@ -99,7 +99,7 @@ int store_get(struct store *s, const char *key, struct buf *out, struct err *e)
     if (!store_key_readable(key))
         return err_set(e, ERR_IO, "%s: no name of an object", key);
     char *path = full_path(s, key);
-    int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would never open */
     struct stat st;
     if (fd < 0 || fstat(fd, &st)) {
         rc = sys_error(e, "read", path);
@@ -208,7 +208,16 @@ static int link_new(const char *hidden, const char *path, struct err *e)
     return 0;
 }
 
-int store_put_if_absent(struct store *s, const char *key, struct str body, struct err *e)
+/* Gives a durable file its name, whoever had it. */
+static int rename_over(const char *hidden, const char *path, struct err *e)
+{
+    if (rename(hidden, path))
+        return write_error(e, "rename to", path);
+    return sync_folder(path) ? write_error(e, "sync the folder of", path) : 0;
+}
+
+static int put(struct store *s, const char *key, struct str body,
+               int (*name)(const char *hidden, const char *path, struct err *e), struct err *e)
 {
     if (!store_key_writable(key))
         return err_set(e, ERR_IO, "%s: no name of an object", key);
@@ -216,7 +225,7 @@ int store_put_if_absent(struct store *s, const char *key, struct str body, struc
     int rc;
     char *hidden = write_hidden(path, body, &rc, e);
     if (hidden) {
-        rc = link_new(hidden, path, e);
+        rc = name(hidden, path, e);
         (void)unlink(hidden); /* store_sweep is the second chance */
         mem_free(hidden);
     }
@@ -224,25 +233,14 @@ int store_put_if_absent(struct store *s, const char *key, struct str body, struc
     return rc;
 }
 
+int store_put_if_absent(struct store *s, const char *key, struct str body, struct err *e)
+{
+    return put(s, key, body, link_new, e);
+}
+
 int store_put(struct store *s, const char *key, struct str body, struct err *e)
 {
-    if (!store_key_writable(key))
-        return err_set(e, ERR_IO, "%s: no name of an object", key);
-    char *path = full_path(s, key);
-    int rc;
-    char *hidden = write_hidden(path, body, &rc, e);
-    if (hidden) {
-        rc = 0;
-        if (rename(hidden, path)) {
-            rc = write_error(e, "rename to", path);
-            (void)unlink(hidden);
-        } else if (sync_folder(path)) {
-            rc = write_error(e, "sync the folder of", path);
-        }
-        mem_free(hidden);
-    }
-    mem_free(path);
-    return rc;
+    return put(s, key, body, rename_over, e);
 }
 
 int store_delete(struct store *s, const char *key, struct err *e)

@@ -10,8 +10,10 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <errno.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <utime.h>
@@ -19,6 +21,77 @@
 
 static char *dir;
 static struct store *st;
+
+/* ---- the calls that make something durable, watched: these take the C library's place in this program ---- */
+
+static struct {
+    bool on;
+    struct buf trace;
+    const char *fail; /* what cannot be synced or linked: the end of its path */
+    int with;         /* errno */
+} spy;
+
+/* Below the store's folder, a temporary name without what makes it unique. */
+static void spy_path(const char *path)
+{
+    size_t n = strlen(dir), len = strlen(path);
+    const char *rest = strncmp(path, dir, n) ? path : path + n;
+    if (len > 41 && !strcmp(path + len - 4, ".tmp"))
+        buf_printf(&spy.trace, " %.*s.tmp", (int)(strlen(rest) - 41), rest);
+    else
+        buf_printf(&spy.trace, " %s", rest);
+}
+
+static bool spied(const char *call, const char *a, const char *b)
+{
+    if (!spy.on)
+        return true;
+    buf_z(&spy.trace, call);
+    spy_path(a);
+    if (b)
+        spy_path(b);
+    buf_z(&spy.trace, "\n");
+    if (!spy.fail || !str_ends(str_of(b ? b : a), str_of(spy.fail)))
+        return true;
+    errno = spy.with;
+    return false;
+}
+
+int fsync(int fd)
+{
+    char link_name[64], path[1024];
+    (void)snprintf(link_name, sizeof link_name, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link_name, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    return spied("sync", path, NULL) ? (int)syscall(SYS_fsync, fd) : -1;
+}
+
+int link(const char *from, const char *to)
+{
+    return spied("link", from, to) ? (int)syscall(SYS_link, from, to) : -1;
+}
+
+int rename(const char *from, const char *to)
+{
+    return spied("rename", from, to) ? (int)syscall(SYS_rename, from, to) : -1;
+}
+
+static void spy_on(const char *fail, int with)
+{
+    spy.on = true;
+    spy.fail = fail;
+    spy.with = with;
+    if (!spy.trace.max)
+        buf_init(&spy.trace, 1 << 16);
+    buf_reset(&spy.trace);
+    buf_z(&spy.trace, "");
+}
+
+static void assert_spied(const char *want)
+{
+    spy.on = false;
+    assert_string_equal(spy.trace.data, want);
+}
 
 static int set_up(void **state)
 {
@@ -38,6 +111,7 @@ static int tear_down(void **state)
     (void)state;
     store_close(&st);
     tmpdir_remove(&dir);
+    buf_deinit(&spy.trace);
     return 0;
 }
 
@@ -265,13 +339,116 @@ static void test_full_disk(void **state)
     mem_free(body);
 }
 
+/* Contract 1.8: the bytes are on the disk before they have a name, the name is before success is told, and nothing is overwritten. */
+static void test_order_of_durability(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    spy_on(NULL, 0);
+    assert_int_equal(store_put_if_absent(st, "d/_delta_log/0.json", STR("x"), &e), 0);
+    assert_spied("sync /lake\n"
+                 "sync /lake/d\n"
+                 "sync /lake/d/_delta_log/.0.json.tmp\n"
+                 "link /lake/d/_delta_log/.0.json.tmp /lake/d/_delta_log/0.json\n"
+                 "sync /lake/d/_delta_log\n");
+    spy_on(NULL, 0);
+    assert_int_equal(store_put_if_absent(st, "d/_delta_log/0.json", STR("y"), &e), ERR_EXISTS);
+    assert_spied("sync /lake/d/_delta_log/.0.json.tmp\n"
+                 "link /lake/d/_delta_log/.0.json.tmp /lake/d/_delta_log/0.json\n"
+                 "sync /lake/d/_delta_log\n"); /* it may be our own, of a try that could not sync */
+    char *staged = store_stage(st, "d/part-0.parquet", &e);
+    write_file(staged, "data");
+    spy_on(NULL, 0);
+    assert_int_equal(store_publish(st, staged, "d/part-0.parquet", &e), 0);
+    assert_spied("sync /lake/d/.part-0.parquet.tmp\n"
+                 "link /lake/d/.part-0.parquet.tmp /lake/d/part-0.parquet\n"
+                 "sync /lake/d\n");
+    mem_free(staged);
+    spy_on(NULL, 0);
+    assert_int_equal(store_put(st, "d/_delta_log/_last_checkpoint", STR("x"), &e), 0);
+    assert_spied("sync /lake/d/_delta_log/._last_checkpoint.tmp\n"
+                 "rename /lake/d/_delta_log/._last_checkpoint.tmp "
+                 "/lake/d/_delta_log/_last_checkpoint\n"
+                 "sync /lake/d/_delta_log\n");
+    assert_int_equal(store_sweep(st, "d", 0, NULL), 0);
+}
+
+/* What a disk that fails leaves: certainly nothing, or something that is not known until the same is tried again. */
+static void test_failures_of_the_disk(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    int rc;
+    assert_int_equal(store_put(st, "f/other", STR("x"), &e), 0);
+    spy_on(".tmp", EIO); /* the bytes */
+    rc = store_put_if_absent(st, "f/a", STR("x"), &e);
+    spy.on = false;
+    assert_int_equal(rc, ERR_IO);
+    mem_free(get("f/a", &rc));
+    assert_int_equal(rc, ERR_NOT_FOUND);
+    spy_on(".tmp", ENOSPC);
+    rc = store_put_if_absent(st, "f/a", STR("x"), &e);
+    spy.on = false;
+    assert_int_equal(rc, ERR_NOSPACE);
+    spy_on("/f/a", EIO); /* the name: a link over a network may be there all the same */
+    rc = store_put_if_absent(st, "f/a", STR("x"), &e);
+    spy.on = false;
+    assert_int_equal(rc, ERR_UNKNOWN);
+    spy_on("/f/a", EPERM);
+    rc = store_put_if_absent(st, "f/a", STR("x"), &e);
+    spy.on = false;
+    assert_int_equal(rc, ERR_IO);
+    spy_on("/lake/f", EIO); /* the folder: the name is there, and a power cut may take it */
+    rc = store_put_if_absent(st, "f/a", STR("x"), &e);
+    int again = store_put_if_absent(st, "f/a", STR("x"), &e);
+    spy.on = false;
+    assert_int_equal(rc, ERR_UNKNOWN);
+    assert_int_equal(again, ERR_UNKNOWN);
+    assert_int_equal(store_put_if_absent(st, "f/a", STR("x"), &e), ERR_EXISTS);
+    assert_object("f/a", "x");
+    assert_int_equal(store_sweep(st, "f", 0, NULL), 0);
+}
+
+/* A folder, a pipe or a link to nowhere in an object's place is an error at once. */
+static void test_what_is_no_file(void **state)
+{
+    (void)state;
+    assert_int_equal(store_put(st, "odd/x", STR("x"), NULL), 0);
+    char *pipe_path = mem_printf("%s/lake/odd/pipe", dir), *to = mem_printf("%s/lake/odd/to", dir);
+    assert_int_equal(mkfifo(pipe_path, 0600), 0);
+    assert_int_equal(symlink("/no/such/place", to), 0);
+    static const struct {
+        const char *key;
+        int rc;
+    } odd[] = {{"odd", ERR_IO},
+               {"odd/pipe", ERR_IO},
+               {"odd/to", ERR_NOT_FOUND},
+               {"odd/x/y", ERR_NOT_FOUND}};
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        int rc;
+        uint64_t bytes;
+        mem_free(get(odd[i].key, &rc));
+        assert_int_equal(rc, odd[i].rc);
+        assert_int_equal(store_size(st, odd[i].key, &bytes, NULL), ERR_NOT_FOUND);
+    }
+    assert_int_equal(store_put_if_absent(st, "odd/x/y", STR("x"), NULL), ERR_IO);
+    mem_free(pipe_path);
+    mem_free(to);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_urls),      cmocka_unit_test(test_put_get_delete),
-        cmocka_unit_test(test_lists),     cmocka_unit_test(test_staging),
-        cmocka_unit_test(test_sweeping),  cmocka_unit_test(test_one_winner),
+        cmocka_unit_test(test_urls),
+        cmocka_unit_test(test_put_get_delete),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_staging),
+        cmocka_unit_test(test_sweeping),
+        cmocka_unit_test(test_one_winner),
         cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_order_of_durability),
+        cmocka_unit_test(test_failures_of_the_disk),
+        cmocka_unit_test(test_what_is_no_file),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
