@@ -321,3 +321,49 @@ def test_a_table_that_nobody_should_misread(lake, tmp_path):
     found = read(folder)
     assert found["error"] == "ERR_UNSUPPORTED" and "deletionVectors" in found["text"] and f"version {COMMITS + 1}" in found["text"]
     assert "error" not in read(folder, COMMITS)
+
+
+# The leaves of a checkpoint that Spark wrote (path, physical type, definition and repetition level), without what is not written here.
+SPARK_LAYOUT = """
+txn.appId BYTE_ARRAY 2 0
+txn.version INT64 2 0
+txn.lastUpdated INT64 2 0
+add.path BYTE_ARRAY 2 0
+add.partitionValues.key_value.key BYTE_ARRAY 3 1
+add.partitionValues.key_value.value BYTE_ARRAY 4 1
+add.size INT64 2 0
+add.modificationTime INT64 2 0
+add.dataChange BOOLEAN 2 0
+add.tags.key_value.key BYTE_ARRAY 3 1
+add.tags.key_value.value BYTE_ARRAY 4 1
+add.stats BYTE_ARRAY 2 0
+remove.path BYTE_ARRAY 2 0
+remove.deletionTimestamp INT64 2 0
+remove.dataChange BOOLEAN 2 0
+remove.extendedFileMetadata BOOLEAN 2 0
+remove.partitionValues.key_value.key BYTE_ARRAY 3 1
+remove.partitionValues.key_value.value BYTE_ARRAY 4 1
+remove.size INT64 2 0
+metaData.id BYTE_ARRAY 2 0
+metaData.name BYTE_ARRAY 2 0
+metaData.description BYTE_ARRAY 2 0
+metaData.format.provider BYTE_ARRAY 3 0
+metaData.format.options.key_value.key BYTE_ARRAY 4 1
+metaData.format.options.key_value.value BYTE_ARRAY 5 1
+metaData.schemaString BYTE_ARRAY 2 0
+metaData.partitionColumns.list.element BYTE_ARRAY 4 1
+metaData.configuration.key_value.key BYTE_ARRAY 3 1
+metaData.configuration.key_value.value BYTE_ARRAY 4 1
+metaData.createdTime INT64 2 0
+protocol.minReaderVersion INT32 2 0
+protocol.minWriterVersion INT32 2 0
+protocol.readerFeatures.list.element BYTE_ARRAY 4 1
+protocol.writerFeatures.list.element BYTE_ARRAY 4 1
+"""
+
+
+def test_checkpoints_have_the_layout_of_sparks(lake):
+    schema = pyarrow.parquet.ParquetFile(os.path.join(table_of(lake), "_delta_log", f"{10:020}.checkpoint.parquet")).schema
+    leaves = (schema.column(i) for i in range(len(schema)))
+    ours = "".join(f"{c.path} {c.physical_type} {c.max_definition_level} {c.max_repetition_level}\n" for c in leaves)
+    assert ours == SPARK_LAYOUT.lstrip()

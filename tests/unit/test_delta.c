@@ -94,18 +94,19 @@ static void test_create_commit_follow(void **state)
 static void test_exact_text(void **state)
 {
     (void)state;
-    struct delta_file f = {.path = "part-00000-x.parquet",
-                           .bytes = 18734,
-                           .rows = 3,
-                           .modified_ms = 1760000000123,
-                           .stats = "{\"numRecords\":3}"};
-    struct delta_txn_action t[] = {{"sluice:kafka:demo.pin:3:6K", 4217}};
+    struct delta_file f[] = {{.path = (char *)"part-00000-x.parquet",
+                              .bytes = 18734,
+                              .rows = 3,
+                              .modified_ms = 1760000000123,
+                              .stats = (char *)"{\"numRecords\":3}"},
+                             {.path = (char *)"a=1~/\xC3\xB6 %+:.parquet", .rows = -1}};
+    struct delta_txn_action t[] = {{"sluice:kafka:demo.pin:3:6K", 4217}, {"\"", INT64_MIN}};
     struct delta_commit c = {.version = 42,
                              .txn_id = "the-id",
-                             .adds = &f,
-                             .adds_n = 1,
+                             .adds = f,
+                             .adds_n = 2,
                              .txns = t,
-                             .txns_n = 1,
+                             .txns_n = 2,
                              .copies = 2,
                              .lost_json = STR("[{\"from\":0,\"to\":5}]"),
                              .timestamp_ms = 1760000000456};
@@ -119,14 +120,58 @@ static void test_exact_text(void **state)
         "\"outputMode\":\"Append\",\"queryId\":\"sink-s3\",\"epochId\":\"42\"},\"readVersion\":41,"
         "\"isolationLevel\":\"Serializable\",\"isBlindAppend\":true,\"operationMetrics\":{"
         "\"numRemovedFiles\":\"0\","
-        "\"numOutputRows\":\"3\",\"numOutputBytes\":\"18734\",\"numAddedFiles\":\"1\"},"
+        "\"numOutputRows\":\"3\",\"numOutputBytes\":\"18734\",\"numAddedFiles\":\"2\"},"
         "\"engineInfo\":\"sink-s3/0.1\","
         "\"txnId\":\"the-id\",\"sluice.copies\":2,\"sluice.lost\":[{\"from\":0,\"to\":5}]}}\n"
         "{\"txn\":{\"appId\":\"sluice:kafka:demo.pin:3:6K\",\"version\":4217,\"lastUpdated\":"
         "1760000000456}}\n"
+        "{\"txn\":{\"appId\":\"\\\"\",\"version\":-9223372036854775808,\"lastUpdated\":"
+        "1760000000456}}\n"
         "{\"add\":{\"path\":\"part-00000-x.parquet\",\"partitionValues\":{},\"size\":18734,"
         "\"modificationTime\":1760000000123,\"dataChange\":true,\"stats\":\"{\\\"numRecords\\\":3}"
-        "\"}}\n");
+        "\"}}\n"
+        "{\"add\":{\"path\":\"a=1~/%C3%B6%20%25%2B%3A.parquet\",\"partitionValues\":{},\"size\":0,"
+        "\"modificationTime\":0,\"dataChange\":true}}\n");
+    buf_deinit(&b);
+    /* Version 0 but for its times and its two UUIDs. */
+    struct err e = {0};
+    struct delta *d = delta_new(lake->store, "t/zero");
+    assert_int_equal(delta_create(d, schema, &e), 0);
+    delta_free(&d);
+    buf_init(&b, 1 << 16);
+    assert_int_equal(store_get(lake->store, "t/zero/_delta_log/00000000000000000000.json", &b, &e),
+                     0);
+    struct str rest = buf_as_str(&b), line[4];
+    for (int i = 0; i < 3; i++)
+        assert_true(str_next(&rest, '\n', &line[i]));
+    json_t *info = json_loadb(line[0].p, line[0].n, 0, NULL),
+           *meta = json_loadb(line[2].p, line[2].n, 0, NULL);
+    const json_t *i = json_object_get(info, "commitInfo"), *m = json_object_get(meta, "metaData");
+    long long at = json_integer_value(json_object_get(i, "timestamp"));
+    const char *txn_id = json_string_value(json_object_get(i, "txnId")),
+               *id = json_string_value(json_object_get(m, "id"));
+    assert_true(at > 1700000000000 && strlen(txn_id) == 36 && strlen(id) == 36);
+    assert_string_not_equal(txn_id, id);
+    struct buf want;
+    buf_init(&want, 1 << 16);
+    buf_printf(&want,
+               "{\"commitInfo\":{\"timestamp\":%lld,\"operation\":\"CREATE TABLE\","
+               "\"operationParameters\":{\"isManaged\":\"false\",\"partitionBy\":\"[]\","
+               "\"properties\":\"{}\"},\"isolationLevel\":\"Serializable\",\"isBlindAppend\":true,"
+               "\"operationMetrics\":{},\"engineInfo\":\"sink-s3/0.1\",\"txnId\":\"%s\"}}\n"
+               "{\"protocol\":{\"minReaderVersion\":1,\"minWriterVersion\":2}}\n"
+               "{\"metaData\":{\"id\":\"%s\",\"format\":{\"provider\":\"parquet\",\"options\":{}},"
+               "\"schemaString\":",
+               at, txn_id, id);
+    buf_json(&want, str_of(schema));
+    buf_printf(&want,
+               ",\"partitionColumns\":[],\"configuration\":{\"delta.checkpointInterval\":\"100\"},"
+               "\"createdTime\":%lld}}\n",
+               at);
+    assert_string_equal(b.data, want.data);
+    json_decref(info);
+    json_decref(meta);
+    buf_deinit(&want);
     buf_deinit(&b);
 }
 
@@ -222,6 +267,134 @@ static void test_checkpoints_equal_commits(void **state)
     for (int v = 1; v <= HISTORY; v++)
         mem_free(want[v]);
     delta_free(&d);
+}
+
+/* The one value of a query, as text. */
+static void assert_query(const char *fmt, const char *want)
+{
+    struct buf sql;
+    struct err e = {0};
+    struct duck_rows *rows;
+    buf_init(&sql, 1 << 16);
+    for (const char *p = fmt; *p; p++) {
+        if (*p == '@')
+            buf_printf(&sql, "read_parquet('%s/t/content/_delta_log/%020d.checkpoint.parquet')",
+                       lake->dir, 1);
+        else
+            buf_char(&sql, *p);
+    }
+    if (duck_query_sql(lake->conn, sql.data, &rows, &e))
+        fail_msg("%s: %s", sql.data, e.text);
+    assert_int_equal(duck_next(rows, &e), 1);
+    struct str got = duck_str(rows, 0);
+    if (!str_is(got, want))
+        print_error("%s: " STR_FMT "\n", fmt, STR_ARG(got));
+    assert_true(str_is(got, want));
+    duck_rows_free(&rows);
+    buf_deinit(&sql);
+}
+
+/* Contract 1.9: what a checkpoint holds and what it leaves out; and the pointer to it. */
+static void test_content_of_a_checkpoint(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    long long now = (long long)clock_wall_ms(), week = 7 * 24 * 3600000LL;
+    struct delta *d = delta_new(lake->store, "t/content");
+    assert_int_equal(delta_create(d, schema, &e), 0);
+    char *text = mem_printf(
+        "{\"commitInfo\":{\"timestamp\":1}}\n"
+        "{\"cdc\":{\"path\":\"c\",\"size\":1,\"dataChange\":false}}\n"
+        "{\"txn\":{\"appId\":\"a\",\"version\":3,\"lastUpdated\":5}}\n"
+        "{\"txn\":{\"appId\":\"b\",\"version\":-4}}\n"
+        "{\"add\":{\"path\":\"live\",\"partitionValues\":{},\"size\":7,\"modificationTime\":9,"
+        "\"dataChange\":true,\"tags\":{\"k\":null},\"stats\":\"{ }\"}}\n"
+        "{\"add\":{\"path\":\"parted\",\"partitionValues\":{\"p\":null,\"q\":\"\"},\"size\":7,"
+        "\"modificationTime\":9,\"dataChange\":true}}\n"
+        "{\"remove\":{\"path\":\"fresh%%20one\",\"deletionTimestamp\":%lld,\"dataChange\":true,"
+        "\"stats\":\"{}\",\"tags\":{\"x\":\"y\"},\"partitionValues\":{},\"size\":3}}\n"
+        "{\"remove\":{\"path\":\"old\",\"deletionTimestamp\":%lld,\"dataChange\":true}}\n"
+        "{\"remove\":{\"path\":\"timeless\",\"dataChange\":true}}\n",
+        now - week + 60000, now - week - 60000);
+    lake_put_version(lake, "t/content", 1, text);
+    mem_free(text);
+    /* Spark on a local folder keeps a checksum beside the pointer; one of an old pointer would make the new one unreadable to it. */
+    lake_put(lake, "t/content", "_last_checkpoint", STR("{\"version\":0,\"size\":1}"));
+    lake_put(lake, "t/content", "._last_checkpoint.crc", STR("crc"));
+    lake_refreshed(lake, d, 0);
+    lake_checkpointed(lake, d);
+    delta_free(&d);
+    assert_query("SELECT count(*)::VARCHAR FROM @", "7");
+    assert_query("SELECT count(*)::VARCHAR FROM @ WHERE (txn IS NOT NULL)::INT + (\"add\" IS NOT "
+                 "NULL)::INT + (remove IS NOT NULL)::INT + (\"metaData\" IS NOT NULL)::INT + "
+                 "(protocol IS NOT NULL)::INT = 1",
+                 "7");
+    assert_query("SELECT string_agg(txn::VARCHAR, ';' ORDER BY txn) FROM @ WHERE txn IS NOT NULL",
+                 "{'appId': a, 'version': 3, 'lastUpdated': 5};{'appId': b, 'version': -4, "
+                 "'lastUpdated': NULL}");
+    assert_query("SELECT string_agg(\"add\"::VARCHAR, ';' ORDER BY \"add\".path) FROM @",
+                 "{'path': live, 'partitionValues': {}, 'size': 7, 'modificationTime': 9, "
+                 "'dataChange': false, 'tags': {k=NULL}, 'stats': '{ }'};"
+                 "{'path': parted, 'partitionValues': {p=NULL, q=''}, 'size': 7, "
+                 "'modificationTime': 9, 'dataChange': false, 'tags': NULL, 'stats': NULL}");
+    assert_query("SELECT string_agg(remove.path || remove.\"dataChange\" || remove.size || "
+                 "remove.\"partitionValues\"::VARCHAR, ';') FROM @",
+                 "fresh%20onefalse3{}");
+    assert_query("SELECT string_agg((protocol::VARCHAR), ';') FROM @",
+                 "{'minReaderVersion': 1, 'minWriterVersion': 2, 'readerFeatures': NULL, "
+                 "'writerFeatures': NULL}");
+    assert_query(
+        "SELECT string_agg(m.format::VARCHAR || m.\"partitionColumns\"::VARCHAR || "
+        "m.configuration::VARCHAR || (m.\"createdTime\" > 1700000000000)::VARCHAR, ';') FROM "
+        "(SELECT \"metaData\" AS m FROM @)",
+        "{'provider': parquet, 'options': {}}[]{delta.checkpointInterval=100}true");
+    struct buf b;
+    buf_init(&b, 4096);
+    uint64_t bytes = 0;
+    assert_int_equal(store_size(lake->store,
+                                "t/content/_delta_log/00000000000000000001.checkpoint.parquet",
+                                &bytes, &e),
+                     0);
+    assert_int_equal(store_get(lake->store, "t/content/_delta_log/_last_checkpoint", &b, &e), 0);
+    char *want = mem_printf("{\"version\":1,\"size\":7,\"sizeInBytes\":%llu,\"numOfAddFiles\":2}",
+                            (unsigned long long)bytes);
+    assert_string_equal(b.data, want);
+    mem_free(want);
+    assert_int_equal(
+        store_size(lake->store, "t/content/_delta_log/._last_checkpoint.crc", &bytes, &e),
+        ERR_NOT_FOUND);
+    assert_int_equal(store_sweep(lake->store, "t/content", 0, &e),
+                     0); /* nothing half-made is left */
+    buf_deinit(&b);
+}
+
+/* How long removed files are kept is the table's to say, in words that we do not read: then all of them are kept. */
+static void test_removes_that_the_table_keeps(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct delta *d = delta_new(lake->store, "t/keeps");
+    assert_int_equal(delta_create(d, schema, &e), 0);
+    lake_refreshed(lake, d, 0);
+    char *text = mem_printf(
+        "{\"metaData\":{\"id\":\"%s\",\"schemaString\":\"{\\\"type\\\":\\\"struct\\\","
+        "\\\"fields\\\":[]}\",\"configuration\":{\"delta.deletedFileRetentionDuration\":"
+        "\"interval 90 days\"}}}\n{\"remove\":{\"path\":\"old\",\"deletionTimestamp\":5}}\n",
+        delta_id(d));
+    lake_put_version(lake, "t/keeps", 1, text);
+    mem_free(text);
+    lake_refreshed(lake, d, 0);
+    lake_checkpointed(lake, d);
+    delta_free(&d);
+    char *sql = mem_printf("SELECT count(remove) FROM read_parquet('%s/t/keeps/_delta_log/%020d."
+                           "checkpoint.parquet')",
+                           lake->dir, 1);
+    struct duck_rows *rows;
+    assert_int_equal(duck_query_sql(lake->conn, sql, &rows, &e), 0);
+    assert_int_equal(duck_next(rows, &e), 1);
+    assert_int_equal(duck_i64(rows, 0), 1);
+    duck_rows_free(&rows);
+    mem_free(sql);
 }
 
 /* The sink's connection has 64 MiB. */
@@ -350,6 +523,8 @@ int main(void)
         cmocka_unit_test(test_create_commit_follow),
         cmocka_unit_test(test_exact_text),
         cmocka_unit_test(test_checkpoints_equal_commits),
+        cmocka_unit_test(test_content_of_a_checkpoint),
+        cmocka_unit_test(test_removes_that_the_table_keeps),
         cmocka_unit_test(test_large_checkpoint_in_little_memory),
         cmocka_unit_test(test_writers_race),
     };
