@@ -215,7 +215,7 @@ static void assert_stats(const char *text, const struct rows *r)
             continue;
         const char *name = columns[c].name;
         int64_t n = 0, least = INT64_MAX, most = INT64_MIN;
-        bool last_character = false, cut = false;
+        bool last_character = false, cut = false, constant = true;
         struct str s_lo = string_at(lo, name), s_hi = string_at(hi, name), top = {0};
         for (size_t i = 0; i < r->n; i++) {
             const struct value *v = &r->v[i * COLUMNS + c];
@@ -229,6 +229,7 @@ static void assert_stats(const char *text, const struct rows *r)
             assert_non_null(s_lo.p);
             assert_true(str_cmp(s_lo, v->s) <= 0);
             assert_true(!s_hi.p || str_cmp(v->s, s_hi) <= 0);
+            constant = constant && (!top.p || str_eq(v->s, top));
             if (!top.p || str_cmp(v->s, top) > 0)
                 top = v->s;
         }
@@ -251,6 +252,8 @@ static void assert_stats(const char *text, const struct rows *r)
             last_character = memmem(top.p, top.n, "\xF4\x8F\xBF\xBF", 4) != NULL;
             cut = characters(top) > 32;
             assert_true(characters(s_lo) <= 32);
+            assert_true(constant || !s_hi.p ||
+                        !str_eq(s_lo, s_hi)); /* Spark takes it at its word */
             assert_int_equal(s_hi.p == NULL, last_character);
             if (s_hi.p)
                 assert_int_equal(characters(s_hi), cut ? 33 : characters(top));
@@ -303,6 +306,39 @@ static void test_exact_stats(void **state)
               "\"maxValues\":{\"l\":7,\"i\":-2,\"s\":\"b\\\"\",\"t\":\"2026-01-02T03:04:05.123Z\"},"
               "\"nullCount\":{\"l\":0,\"i\":1,\"s\":0,\"t\":0,\"x\":0,\"all null\":2}}");
     mem_free(text);
+    parquet_stats_deinit(&s);
+}
+
+/* Statistics cover the first 32 columns; a text of just 32 characters is not cut. */
+static void test_stats_of_many_columns(void **state)
+{
+    (void)state;
+    enum { MANY = 40 };
+    struct column_def many[MANY];
+    struct value v[MANY];
+    char names[MANY][16];
+    static const char text[] = "0123456789abcdef0123456789abcdef";
+    for (int i = 0; i < MANY; i++) {
+        (void)snprintf(names[i], sizeof names[i], "c%d", i);
+        many[i] = (struct column_def){names[i], COLUMN_STR};
+        v[i] = (struct value){.s = str_of(text)};
+    }
+    struct parquet_stats s;
+    parquet_stats_init(&s, many, MANY);
+    parquet_stats_row(&s, v);
+    char *json = parquet_stats_json(&s);
+    json_t *o = json_loads(json, 0, NULL);
+    static const char *const parts[] = {"minValues", "maxValues", "nullCount"};
+    for (int k = 0; k < 3; k++) {
+        const json_t *part = json_object_get(o, parts[k]);
+        assert_int_equal(json_object_size(part), 32);
+        assert_non_null(json_object_get(part, "c0"));
+        assert_non_null(json_object_get(part, "c31"));
+    }
+    assert_string_equal(json_string_value(json_object_get(json_object_get(o, "maxValues"), "c5")),
+                        text);
+    json_decref(o);
+    mem_free(json);
     parquet_stats_deinit(&s);
 }
 
@@ -530,6 +566,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact_stats),
+        cmocka_unit_test(test_stats_of_many_columns),
         cmocka_unit_test(test_random_rows),
         cmocka_unit_test(test_bad_values_and_sources),
         cmocka_unit_test(test_empty_file_has_the_columns),

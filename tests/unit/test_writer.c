@@ -331,6 +331,77 @@ static void test_refusals(void **state)
     bench_end(b);
 }
 
+static void put_version(struct bench *b, int64_t version, const char *text)
+{
+    struct err e = {0};
+    char *key = mem_printf("delta/t/_delta_log/%020lld.json", (long long)version);
+    must(store_put_if_absent(b->store, key, str_of(text), &e), &e);
+    mem_free(key);
+}
+
+/* The commit that won the version is looked at before another try: it may ask of a writer what this one cannot do. */
+static void test_a_rival_that_upgrades_the_table(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(8);
+    struct writer *w = open_writer(b, "delta/t", 0);
+    assert_int_equal(refresh(b, w), 0);
+    assert_int_equal(write_rows(b, w, 10), 0);
+    put_version(b, 1, "{\"protocol\":{\"minReaderVersion\":1,\"minWriterVersion\":4}}\n");
+    assert_int_equal(commit(b, w, "x", "a", 1), ERR_CONFLICT);
+    assert_int_equal(refresh(b, w), ERR_UNSUPPORTED);
+    assert_non_null(strstr(b->why, "protocol 1/4"));
+    put_version(b, 2, "{\"protocol\":{\"minReaderVersion\":1,\"minWriterVersion\":2}}\n");
+    assert_int_equal(refresh(b, w), 0);
+    assert_int_equal(commit(b, w, "x", "a", 1), 0);
+    assert_int_equal(writer_version(w), 3);
+    writer_close(&w);
+    bench_end(b);
+}
+
+/* A commit that is in is never called one that is not, whatever came behind it. */
+static void test_a_commit_that_is_in_and_the_table_gone(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(8);
+    struct writer *w = open_writer(b, "delta/t", 0);
+    assert_int_equal(refresh(b, w), 0);
+    struct delta_txn_action t = {"a", 5};
+    struct delta_commit c = {.version = 1, .txn_id = "mine", .txns = &t, .txns_n = 1};
+    struct buf body;
+    buf_init(&body, 1 << 16);
+    delta_commit_encode(&c, &body);
+    put_version(b, 1, body.data);
+    buf_deinit(&body);
+    put_version(b, 2, "{\"metaData\":{\"id\":\"another\"}}\n");
+    assert_int_equal(commit(b, w, "mine", "a", 5), ERR_CORRUPT);
+    writer_close(&w);
+    bench_end(b);
+}
+
+/* Removed behind its back: the next refresh makes a table that knows no positions, and has another id. */
+static void test_a_table_that_was_removed(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(8);
+    struct writer *w = open_writer(b, "delta/t", 0);
+    assert_int_equal(refresh(b, w), 0);
+    assert_int_equal(commit(b, w, "x", "a", 1), 0);
+    char *id = mem_strdup(writer_id(w));
+    for (int v = 0; v < 2; v++) {
+        char *key = mem_printf("delta/t/_delta_log/%020d.json", v);
+        assert_int_equal(store_delete(b->store, key, NULL), 0);
+        mem_free(key);
+    }
+    assert_int_equal(refresh(b, w), 0);
+    assert_int_equal(writer_version(w), 0);
+    assert_int_equal(position(w, "a"), -1);
+    assert_string_not_equal(writer_id(w), id);
+    mem_free(id);
+    writer_close(&w);
+    bench_end(b);
+}
+
 static void test_full_disk(void **state)
 {
     (void)state;
@@ -418,6 +489,9 @@ int main(void)
         cmocka_unit_test(test_conflicts_and_repeats),
         cmocka_unit_test(test_checkpoint_of_an_older_version),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_a_rival_that_upgrades_the_table),
+        cmocka_unit_test(test_a_commit_that_is_in_and_the_table_gone),
+        cmocka_unit_test(test_a_table_that_was_removed),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_close_in_the_midst),
         cmocka_unit_test(test_close_at_once),
