@@ -12,10 +12,14 @@ enum column_type {
     COLUMN_LONG,      /* 64-bit integer */
     COLUMN_INT,       /* 32-bit integer */
     COLUMN_STR,       /* UTF-8 */
-    COLUMN_TIMESTAMP, /* milliseconds since 1970, UTC (tables store microseconds) */
+    COLUMN_TIMESTAMP, /* milliseconds since 1970, UTC (tables store microseconds), of the years below */
     COLUMN_POINT,     /* two doubles: latitude, longitude; array<double> in tables */
     COLUMN_BINARY     /* bytes (the dead table only) */
 };
+
+/* Years 1 to 9999: what every reader of the tables can hold. */
+#define TIMESTAMP_MIN_MS (-62135596800000)
+#define TIMESTAMP_END_MS 253402300800000
 
 struct column_def {
     const char *name;

@@ -201,12 +201,18 @@ static bool get_int(struct str *rest, unsigned field, int64_t *ret)
     return true;
 }
 
+static bool is_timestamp(int64_t ms)
+{
+    return ms >= TIMESTAMP_MIN_MS && ms < TIMESTAMP_END_MS;
+}
+
 static bool item_of(struct str bytes, enum span_item_kind kind, struct span_item *ret)
 {
     struct str rest = bytes;
     int64_t item;
     if (!get_int(&rest, ITEM_POSITION, &ret->position) || !get_int(&rest, ITEM_ITEM, &item) ||
-        !get_int(&rest, ITEM_INGESTED, &ret->ingested_at_ms) || item < 0 || item > INT32_MAX)
+        !get_int(&rest, ITEM_INGESTED, &ret->ingested_at_ms) || item < 0 || item > INT32_MAX ||
+        !is_timestamp(ret->ingested_at_ms))
         return false;
     ret->kind = kind;
     ret->item = (int32_t)item;
@@ -380,7 +386,8 @@ static bool get_value(enum column_type type, const struct wire_field *f, struct 
     case COLUMN_INT:
         v->i = (int64_t)f->v;
         return f->type == WIRE_VARINT &&
-               (type != COLUMN_INT || (v->i >= INT32_MIN && v->i <= INT32_MAX));
+               (type != COLUMN_INT || (v->i >= INT32_MIN && v->i <= INT32_MAX)) &&
+               (type != COLUMN_TIMESTAMP || is_timestamp(v->i));
     case COLUMN_POINT:
         return f->type == WIRE_BYTES && get_point(f->s, v->d);
     case COLUMN_STR:

@@ -42,7 +42,7 @@ struct span {
     struct str bytes; /* the whole message, which every slice points into */
 };
 /* Reads and checks the head and every row's place: ERR_BAD_DATA: no span at all (not such a message, unknown version or dataset);
- * ERR_CORRUPT: a span that breaks its own rules (from > to, a row outside, unsorted, wrong counts, lost with rows). Text in e. */
+ * ERR_CORRUPT: a span that breaks its own rules (from > to, a row outside, unsorted, of no year, wrong counts, lost with rows). Text in e. */
 int span_parse(struct str bytes, struct span *ret, struct err *e);
 
 struct span_iter {

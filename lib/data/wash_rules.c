@@ -161,10 +161,6 @@ static unsigned days_in(int year, int month)
     return days[month - 1] + (month == 2 && leap);
 }
 
-/* Years 0001 to 9999, before and after the zone is taken off. */
-#define INSTANT_MIN (-62135596800000)
-#define INSTANT_END 253402300800000
-
 int wash_instant_rule(struct str text, int64_t *ret_ms)
 {
     const char *p = text.p;
@@ -195,7 +191,7 @@ int wash_instant_rule(struct str text, int64_t *ret_ms)
         return WASH_OUT_OF_RANGE;
     int64_t days = clock_days(year, (unsigned)month, (unsigned)day);
     int64_t v = ((days * 24 + hour) * 60 + minute) * 60000 + second * 1000 + ms - offset_ms;
-    if (v < INSTANT_MIN || v >= INSTANT_END)
+    if (v < TIMESTAMP_MIN_MS || v >= TIMESTAMP_END_MS) /* now that the zone is taken off */
         return WASH_OUT_OF_RANGE;
     *ret_ms = v;
     return -1;

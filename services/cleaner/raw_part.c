@@ -256,14 +256,15 @@ static void on_linger(void *ctx)
         loop_timer_start(p->cleaner->loop, &p->linger, again, on_linger, p);
 }
 
+/* A client of Kafka's may have written any number: what no table can hold does not count. */
 static int64_t ingested_at(const struct kafka_message *m)
 {
     struct str text;
     int64_t ms;
     if (kafka_message_header(m, "sluice-ingested-at", &text) && text.p && !str_i64(text, &ms) &&
-        ms >= 0)
+        ms >= 0 && ms < TIMESTAMP_END_MS)
         return ms;
-    return m->timestamp_ms > 0 ? m->timestamp_ms : 0;
+    return m->timestamp_ms > 0 && m->timestamp_ms < TIMESTAMP_END_MS ? m->timestamp_ms : 0;
 }
 
 void raw_part_message(struct member_part *mp, const struct kafka_message *m)

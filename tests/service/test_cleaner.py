@@ -13,6 +13,7 @@ sys.path[:0] = [os.path.join(os.path.dirname(__file__), "..", d) for d in ("", o
 import pytest
 from kafka import KafkaProducer
 
+from sluice import verify
 from support.spans import ORDER, Span
 from support.washing import Service, User, until
 
@@ -39,6 +40,24 @@ def until_committed(user, offset, dataset="pin", partition=0):
 
 def sources(service):
     return {s["source"]: s for s in service.state()["cleaner"]["sources"]}
+
+
+def test_clocks_that_no_table_can_hold(kafka):
+    """The header is anybody's who writes to Kafka: a number beyond the year 9999 would stop the sink. The record's own time counts then."""
+    user = User(kafka)
+    last = 253402300799999
+    clocks = [[b"1700000000123"], [str(last).encode()], [str(last + 1).encode()], [b"9223372036854775807"], [b"9223372036854775808"], [b"-1"],
+              [b"1e3"], [b""], [b"5", b"6"], [b"5", b"x"], []]
+    for n, values in enumerate(clocks):
+        kafka.send(user.raw("user"), [b'{"ind":%d}' % n], headers=[("sluice-ingested-at", v) for v in values])
+    with cleaner(user) as c:
+        until_committed(user, len(clocks), "user")
+        messages = kafka.read(user.raw("user"))
+        own = [m.timestamp for m in messages]
+        found = [r["ingested_at_ms"] for r in user.chain("user").rows]
+        assert found == [1700000000123, last] + own[2:8] + [6] + own[9:]
+        assert found == [verify.ingested_at(m) for m in messages], "the checker reads them the same"
+        c.end()
 
 
 def test_every_shape_and_every_reject(kafka):

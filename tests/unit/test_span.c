@@ -339,6 +339,11 @@ static void test_rules(void **state)
     FORGED(ERR_CORRUPT, f.rows[1].position = 5);
     FORGED(ERR_CORRUPT, f.rows[0].position = 7);
     FORGED(ERR_CORRUPT, f.rows[0].item = -1);
+    FORGED(0, f.rows[0].ingested_at_ms = TIMESTAMP_MIN_MS);
+    FORGED(0, f.rows[0].ingested_at_ms = TIMESTAMP_END_MS - 1);
+    FORGED(ERR_CORRUPT, f.rows[0].ingested_at_ms = TIMESTAMP_END_MS);
+    FORGED(ERR_CORRUPT, f.rows[0].ingested_at_ms = TIMESTAMP_MIN_MS - 1);
+    FORGED(ERR_CORRUPT, f.rows[0].ingested_at_ms = INT64_MAX);
     FORGED(ERR_CORRUPT, f.span.rows = 1);
     FORGED(ERR_CORRUPT, f.span.rows = 3);
     FORGED(ERR_CORRUPT, f.span.rejects = 1);
@@ -407,7 +412,8 @@ static void test_bad_rows(void **state)
              "A")},                                /* cut */
         {STR("\x20\x07\x30\xff\xff\xff\xff\x7f")}, /* over 32 bits */
         {STR("\x20")},
-        {STR("\x20\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f")}, /* over 64 bits */
+        {STR("\x20\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f")},     /* over 64 bits */
+        {STR("\x20\x07\x38\xff\xff\xff\xff\xff\xff\xff\xff\x7f")}, /* a time past all years */
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct span_item item = {.content = bad[i].content};

@@ -308,11 +308,11 @@ def raw_records(servers, topic, wait=60):
 
 
 def ingested_at(message):
-    """The gateway's clock as the record carries it, else the record's own time."""
-    for name, value in message.headers or ():
-        if name == "sluice-ingested-at" and value and value.isdigit():
-            return int(value)
-    return message.timestamp
+    """The gateway's clock as the record carries it, else the record's own time, where a table can hold it."""
+    carried = [value for name, value in message.headers or () if name == "sluice-ingested-at"]
+    if carried and carried[-1] and carried[-1].isdigit() and int(carried[-1]) < rules.INSTANT_END:
+        return int(carried[-1])
+    return message.timestamp if 0 < message.timestamp < rules.INSTANT_END else 0
 
 
 class TopicCheck:
