@@ -128,7 +128,8 @@ static int fill(struct store *s, struct duck_conn *c, const struct dataset *data
     buf_init(&f.texts, ARENA_MAX);
     /* Slices of it must not move while a file is written. */
     (void)buf_reserve(&f.texts, (size_t)(rows / files + 1) * 1500);
-    const struct parquet_source src = {columns, n + PROVENANCE_COLUMNS, next_row, &f};
+    const struct parquet_source src = {
+        .columns = columns, .columns_n = n + PROVENANCE_COLUMNS, .next = next_row, .ctx = &f};
     char *path = mem_printf("delta/%s_%s_table", user, dataset->name);
     char *schema = parquet_delta_schema(columns, n + PROVENANCE_COLUMNS);
     struct delta *d = delta_new(s, path);

@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include <endian.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -206,36 +207,53 @@ char *str_from_bytes(uint64_t bytes, char out[24])
     return to_unit(bytes, sizes, out);
 }
 
+#define NOT_ASCII 0x8080808080808080
+
+/* How many bytes the character at p has that is not ASCII; 0: it is none. */
+static size_t utf8_length(const unsigned char *p, const unsigned char *end)
+{
+    unsigned char c = *p;
+    size_t len = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
+    if (c < 0xc2 || c > 0xf4 || (size_t)(end - p) < len)
+        return 0;
+    /* The second byte's range rules out overlong forms, surrogates, and what lies past U+10FFFF. */
+    unsigned char lo = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
+    unsigned char hi = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+    if (p[1] < lo || p[1] > hi)
+        return 0;
+    for (size_t i = 2; i < len; i++) {
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    return len;
+}
+
 bool str_utf8_valid(struct str s)
 {
     const unsigned char *p = (const unsigned char *)s.p, *end = p + s.n;
     while (p < end) {
-        if (end - p >= 8) {
-            uint64_t word;
-            memcpy(&word, p, 8);
-            if (!(word & 0x8080808080808080)) {
-                p += 8;
-                continue;
+        /* Most text is ASCII: 32 bytes at a time, then 8, then up to the first other byte. */
+        for (uint64_t w[4]; end - p >= 32; p += 32) {
+            memcpy(w, p, 32);
+            if ((w[0] | w[1] | w[2] | w[3]) & NOT_ASCII)
+                break;
+        }
+        for (uint64_t w; end - p >= 8; p += 8) {
+            memcpy(&w, p, 8);
+            w = le64toh(w) & NOT_ASCII;
+            if (w) {
+                p += __builtin_ctzll(w) / 8;
+                break;
             }
         }
-        unsigned char c = *p;
-        if (c < 0x80) {
+        while (p < end && *p < 0x80)
             p++;
-            continue;
-        }
-        ptrdiff_t len = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-        if (c < 0xc2 || c > 0xf4 || end - p < len)
-            return false;
-        /* The second byte's range rules out overlong forms, surrogates, and what lies past U+10FFFF. */
-        unsigned char lo = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-        unsigned char hi = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-        if (p[1] < lo || p[1] > hi)
-            return false;
-        for (ptrdiff_t i = 2; i < len; i++) {
-            if ((p[i] & 0xc0) != 0x80)
+        while (p < end && *p >= 0x80) {
+            size_t len = utf8_length(p, end);
+            if (!len)
                 return false;
+            p += len;
         }
-        p += len;
     }
     return true;
 }

@@ -137,8 +137,8 @@ struct target {
     uint64_t *valid;
     idx_t child_n;
     struct str
-        last; /* text put last into this chunk, and as what: the same slice again costs nothing */
-    duckdb_string_t last_put;
+        last; /* the text put last into this chunk, and where: the same slice again costs nothing */
+    idx_t last_row;
 };
 
 static void open_targets(struct feed *f, duckdb_data_chunk chunk, struct target *t)
@@ -214,19 +214,6 @@ static void put_string(struct arena *a, duckdb_string_t *to, struct str s)
     to->value.pointer.ptr = memcpy(arena_take(a, s.n), s.p, s.n);
 }
 
-/* Most text is ASCII: 32 bytes at a time, before the thorough look. */
-static bool text_valid(struct str s)
-{
-    size_t i = 0;
-    for (; i + 32 <= s.n; i += 32) {
-        uint64_t w[4];
-        memcpy(w, s.p + i, sizeof w);
-        if ((w[0] | w[1] | w[2] | w[3]) & 0x8080808080808080)
-            break;
-    }
-    return i == s.n || str_utf8_valid(str_make(s.p + i, s.n - i));
-}
-
 static int put_value(struct feed *f, struct target *t, const struct column_def *c,
                      const struct value *v, idx_t row)
 {
@@ -247,15 +234,19 @@ static int put_value(struct feed *f, struct target *t, const struct column_def *
         ((int64_t *)t->data)[row] = us;
         return 0;
     }
-    case COLUMN_STR:
-        if (!v->s.n || v->s.p != t->last.p || v->s.n != t->last.n) {
-            if (v->s.n > UINT32_MAX || !text_valid(v->s))
-                break;
-            put_string(&f->arena, &t->last_put, v->s);
-            t->last = v->s;
+    case COLUMN_STR: {
+        duckdb_string_t *texts = t->data;
+        if (v->s.n && v->s.p == t->last.p && v->s.n == t->last.n) {
+            texts[row] = texts[t->last_row];
+            return 0;
         }
-        ((duckdb_string_t *)t->data)[row] = t->last_put;
+        if (v->s.n > UINT32_MAX || (!f->src->texts_checked && !str_utf8_valid(v->s)))
+            break;
+        put_string(&f->arena, &texts[row], v->s);
+        t->last = v->s;
+        t->last_row = row;
         return 0;
+    }
     case COLUMN_BINARY:
         if (v->s.n > UINT32_MAX)
             break;

@@ -3,6 +3,7 @@
 #include "lake/parquet_priv.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include <endian.h>
 
 enum { STATS_COLUMNS = 32, STATS_CHARACTERS = 32 };
 #define LAST_CHARACTER "\xF4\x8F\xBF\xBF" /* U+10FFFF */
@@ -32,8 +33,11 @@ void parquet_stats_deinit(struct parquet_stats *s)
 static uint64_t head_of(struct str s)
 {
     uint64_t head = 0;
-    memcpy(&head, s.p ? s.p : "", s.n < 8 ? s.n : 8);
-    return __builtin_bswap64(head);
+    if (s.n >= 8)
+        memcpy(&head, s.p, 8);
+    else if (s.n)
+        memcpy(&head, s.p, s.n);
+    return be64toh(head);
 }
 
 static int compare(struct str v, uint64_t head, const struct buf *bound, uint64_t bound_head)

@@ -351,7 +351,8 @@ static void write_file(struct landing *l)
     const struct parquet_source src = {.columns = l->opts.writer.columns,
                                        .columns_n = l->opts.writer.columns_n,
                                        .next = l->opts.dead ? next_reject_mt : next_row_mt,
-                                       .ctx = l};
+                                       .ctx = l,
+                                       .texts_checked = true}; /* by what reads spans */
     writer_write(l->writer, &src, on_written, l);
 }
 

@@ -56,7 +56,8 @@ static int write_file(struct store *s, struct duck_conn *c, int64_t first, int64
     struct rows r = {.next = first, .end = first + rows};
     buf_init(&r.text, (size_t)rows * 128 + 1);
     (void)buf_reserve(&r.text, (size_t)rows * 128);
-    struct parquet_source src = {columns, COLUMNS, next_row, &r};
+    struct parquet_source src = {
+        .columns = columns, .columns_n = COLUMNS, .next = next_row, .ctx = &r};
     struct parquet_file f = {0};
     char *staged = store_stage(s, key, e);
     int rc = staged ? parquet_write(c, staged, &src, &f, e) : ERR_IO;

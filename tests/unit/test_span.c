@@ -498,6 +498,29 @@ static void test_wire(void **state)
             assert_true(back == v && rest.n == 0);
         }
     }
+    /* Any bytes, of any length and with anything behind them, are read as one byte after the other says. */
+    struct rnd r;
+    rnd_seed(&r, 5);
+    for (int turn = 0; turn < 200000; turn++) {
+        char b[20];
+        size_t n = rnd_below(&r, sizeof b + 1), at = 0, more = rnd_below(&r, 12);
+        for (size_t i = 0; i < n; i++)
+            b[i] = (char)(rnd_below(&r, 256) | (i < more ? 0x80 : 0));
+        uint64_t want = 0, got = 0;
+        bool good = false;
+        for (; at < n && at < 10 && !good; at++) {
+            uint64_t byte = (unsigned char)b[at];
+            want |= (byte & 0x7f) << (7 * at);
+            good = byte < 0x80 && (at < 9 || byte <= 1);
+            if (at == 9 && byte > 1)
+                break;
+        }
+        char *exact = mem_dup(b, n);
+        struct str rest = str_make(exact, n);
+        assert_int_equal(wire_get_varint(&rest, &got), good);
+        assert_true(!good || (got == want && rest.n == n - at && rest.p == exact + at));
+        mem_free(exact);
+    }
 }
 
 static void test_sources(void **state)

@@ -165,10 +165,14 @@ static void checks_utf8(void **state)
                                          0xee, 0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff};
     unsigned valid = 0;
     for (int i = 0; i < 200000; i++) {
-        unsigned char text[12];
-        size_t n = rnd_below(&r, sizeof text + 1), ascii = rnd_below(&r, n + 1);
+        /* Short ones of every kind of byte, and long ones with a few characters that are not ASCII. */
+        unsigned char text[100];
+        bool is_long = i % 4 == 0;
+        size_t n = rnd_below(&r, is_long ? 97 : 13), ascii = rnd_below(&r, n + 1);
         for (size_t k = 0; k < n; k++)
-            text[k] = k < ascii ? 'a' : pool[rnd_below(&r, sizeof pool)];
+            text[k] = k < ascii || is_long ? 'a' : pool[rnd_below(&r, sizeof pool)];
+        for (uint64_t k = rnd_below(&r, 4); k && is_long && n >= 3; k--)
+            memcpy(text + rnd_below(&r, n - 2), rnd_below(&r, 8) ? "\xe2\x82\xac" : "\xe2\x82.", 3);
         bool want = utf8_plain(text, n);
         valid += want;
         assert_int_equal(str_utf8_valid(str_make((char *)text, n)), want);

@@ -140,7 +140,7 @@ static int next_row(void *ctx, struct value *v)
 static int write_rows(struct bench *b, struct writer *w, int64_t n)
 {
     struct rows r = {.n = n};
-    struct parquet_source src = {columns, 2, next_row, &r};
+    struct parquet_source src = {.columns = columns, .columns_n = 2, .next = next_row, .ctx = &r};
     int calls = b->calls;
     writer_write(w, &src, on_file, b);
     return wait_done(b, calls);
@@ -446,7 +446,8 @@ static void test_close_in_the_midst(void **state)
         struct rows *r = MEM_NEW(struct rows);
         r->n = 30000000;
         r->reached = &reached;
-        struct parquet_source src = {columns, 2, next_row, r};
+        struct parquet_source src = {
+            .columns = columns, .columns_n = 2, .next = next_row, .ctx = r};
         int calls = b->calls;
         writer_write(w, &src, on_file, b);
         uv_sem_wait(&reached);
