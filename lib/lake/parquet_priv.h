@@ -31,5 +31,16 @@ struct parquet_gate {
     pthread_mutex_t lock;
     bool shut;
 };
+/* parquet_feed.c: what DuckDB reads of a source while one write runs. At most PARQUET_MAX_COLUMNS columns. */
+#define PARQUET_MAX_COLUMNS 64
+struct parquet_feed;
+struct parquet_feed *parquet_feed_open(struct duck_conn *c, const struct parquet_source *src,
+                                       struct parquet_gate *gate); /* gate: may be NULL */
+void parquet_feed_close(struct parquet_feed **f);
+void parquet_feed_name(const struct parquet_feed *f, struct buf *sql); /* as a table in SQL */
+const struct parquet_stats *parquet_feed_stats(const struct parquet_feed *f);
+/* What made the source fail, 0: nothing did. */
+int parquet_feed_error(const struct parquet_feed *f, const char **ret_why);
+
 int parquet_write_gated(struct duck_conn *c, const char *path, const struct parquet_source *src,
                         struct parquet_gate *gate, struct parquet_file *ret, struct err *e);
