@@ -14,7 +14,7 @@ struct delta;
 struct delta *delta_new(struct store *s, const char *path);
 void delta_free(struct delta **d);
 
-/* Reads the log to its end (from checkpoint and commits the first time, then only what is new: one get per new commit and one that finds nothing).
+/* Reads the log to its end (from checkpoint and commits the first time, then only what is new: a look at the latest commit's size, one get per new commit and one that finds nothing).
  * ERR_NOT_FOUND: no such table (yet). ERR_UNSUPPORTED by name. ERR_CORRUPT: a gap. ERR_CONFLICT: the table was made anew (another id): the state is empty, call again.
  * `c` reads checkpoints; it may be NULL when none can be there (then ERR_UNSUPPORTED if one is). */
 int delta_refresh(struct delta *d, struct duck_conn *c, struct err *e);
