@@ -3,12 +3,16 @@ scripted services (a small HTTP program under each service's name), so that ever
 
 SPDX-License-Identifier: Apache-2.0
 """
+import fcntl
+import io
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -16,12 +20,16 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
-from sluice import ask, http, stack  # noqa: E402
+from sluice import http, stack, status, terminal  # noqa: E402
 
 SLUICE = os.path.join(ROOT, "sluice")
 SCRIPTED = r'''#!%s
 import http.server, json, os, sys, threading
 name = os.path.basename(sys.argv[0])
+if "--check-config" in sys.argv:
+    wrong = [a for a in sys.argv if "nosuch" in a]
+    print(name + ": unknown flag " + wrong[0] if wrong else "the configuration is valid")
+    sys.exit(64 if wrong else 0)
 here = os.path.dirname(os.path.abspath(sys.argv[0]))
 replica = os.environ.get("SLUICE_REPLICA", "0")
 with open(os.path.join(here, "starts"), "a") as f:
@@ -67,7 +75,7 @@ for sent in (rows, 3 * rows):
     print(json.dumps({"event": "progress", "sent": sent, "ok": sent, "planned": 3 * rows}), file=sys.stderr)
 ''' % sys.executable
 SOURCES = {d: "kafka:demo.%s:0:ID%s" % (d, d) for d in stack.DATASETS}
-QUESTIONS = ["popular-category-by-country", "top-user-country"]
+QUESTIONS = {"popular-category-by-country": ["dedup"], "top-user-country": ["dedup", "top", "format"]}
 
 
 class Place:
@@ -96,7 +104,7 @@ class Place:
         a["sink-s3 /debug/state"] = [200, {"sink": {"tables": {
             d: {"table": "demo_%s_table" % d, "version": version, "sources": {s: wanted}} for d, s in SOURCES.items()}, "holes": list(holes)}}]
         a["query-api /debug/state"] = [200, {"query-api": {"tables": {d: {"version": seen, "rows": n} for d in SOURCES}}}]
-        a["query-api /v1/questions"] = [200, {"questions": [{"name": q} for q in QUESTIONS]}]
+        a["query-api /v1/questions"] = [200, {"questions": [{"name": q, "parameters": [{"name": p} for p in ps]} for q, ps in QUESTIONS.items()]}]
         for q in QUESTIONS:
             a["query-api /v1/questions/" + q] = [200, {
                 "meta": [{"name": "country", "type": "string"}, {"name": "category_count", "type": "long"}],
@@ -143,10 +151,11 @@ def wait_for(condition, what, limit=60):
 
 
 def test_up_tells_where_everything_is(place):
-    place.up("--replicas", "cleaner=2", "--set", "sink-s3.flush.interval=100ms", "--set", "cleaner#2.span.linger=5ms",
+    place.up("--replicas", "cleaner=2", "--replicas", "gateway=2", "--set", "sink-s3.flush.interval=100ms", "--set", "cleaner#2.span.linger=5ms",
              "--env", "cleaner#1.SLUICE_CRASH_AT=here", "--user", "demo", "--set", "sink-s3.redis.url=redis://:secret@127.0.0.1:1")
     value = place.stack()
-    assert set(value["admin"]) == set(stack.SERVICES) | {"cleaner#2"}
+    assert set(value["admin"]) == set(stack.SERVICES) | {"cleaner#2", "gateway#2"}
+    assert http.request("GET", value["gateway#2"] + "/")[0] == 404 and value["gateway#2"] != value["gateway"]
     assert set(value["pids"]) == set(value["admin"]) | {"redis"}
     assert all(stack.alive(pid) for pid in value["pids"].values())
     assert all(http.ready(url)[0] for url in value["admin"].values())
@@ -245,7 +254,55 @@ def test_a_service_that_is_never_ready_is_an_error_that_says_why(place):
     (["--set", "cleaner"], "SERVICE.OPTION=VALUE"), (["--set", "nobody.x=1"], "no such service"), (["--replicas", "cleaner=0"], "SERVICE=N"),
     (["--without", "nobody"], "there are"), (["--user", "a b"], "letters"), (["--bin", "/nowhere"], "no binaries")])
 def test_wrong_options(place, args, hint):
-    assert hint in place.up(*args, code=1)
+    assert hint in place.up(*args, code=1 if args[0] == "--bin" else 64)
+
+
+def test_wrong_command_lines(place):
+    for args, hint in (([], "usage: sluice"), (["nonsense"], "invalid choice"), (["up", "--nosuch"], "unrecognized"),
+                       (["settle", "--timeout", "soon"], "invalid float"), (["demo", "--rows", "0"], "at least 1")):
+        done = subprocess.run([SLUICE, *args], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 64 and hint in done.stderr and not done.stdout, done
+
+
+def test_options_that_a_service_does_not_take_are_refused_before_anything_starts(place):
+    text = place.up("--set", "gateway.nosuch=1", "--set", "cleaner.span.linger=5ms", code=64)
+    assert "gateway does not take its options" in text and "unknown flag --nosuch=1" in text
+    assert not os.path.exists(os.path.join(place.bin, "starts")) and stack.ours(place.state) == []
+    assert not os.path.exists(os.path.join(place.state, "redis"))
+
+
+def test_a_redis_that_cannot_start_is_given_up(place):
+    os.makedirs(os.path.join(place.state, "logs"))
+    with open(os.path.join(place.state, "logs", "redis.log"), "w") as f:
+        f.write("from another life\n")
+    began = time.monotonic()
+    text = place.up("--set", "redis.nosuch=1", "--start-limit", "100", code=1)
+    assert "redis did not start: exit code 1" in text and "nosuch" in text and "another life" not in text
+    assert time.monotonic() - began < 90 and stack.ours(place.state) == []
+
+
+def test_a_state_folder_that_cannot_be_used(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    for args in (["up", "--detach"], ["up"], ["demo"]):
+        done = subprocess.run([SLUICE, *args, "--state", str(tmp_path / "file")], env=dict(os.environ, SLUICE_BIN=place.bin),
+                              capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1 and "cannot be a state folder: Not a directory; name another one with --state" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_stack_that_cannot_be_written_down_is_watched_all_the_same(place):
+    place.up()
+    value = place.stack()
+    in_the_way = os.path.join(place.state, "stack.json.%d.tmp" % value["runner"])  # as on a full disk, the new file cannot be made
+    os.makedirs(in_the_way)
+    os.kill(value["pids"]["cleaner"], signal.SIGKILL)
+    wait_for(lambda: len([s for s in place.lines("starts") if s["name"] == "cleaner"]) == 2, "it was not started again")
+    assert place.stack() == value
+    with open(os.path.join(place.state, "logs", "runner.log")) as f:
+        assert f.read().count("stack.json cannot be written") == 1
+    os.rmdir(in_the_way)
+    wait_for(lambda: place.stack()["pids"].get("cleaner") not in (None, value["pids"]["cleaner"]), "stack.json stays untrue")
+    assert place.stack()["restarts"]["cleaner"] == 1 and "stopped" in place.sluice("down")
 
 
 def test_without_a_stack(place):
@@ -262,6 +319,14 @@ def test_settle(place):
     assert "answers from version 3" in place.sluice("settle", "--timeout", "1", code=1)
     place.settled(0, version=-1, seen=-1)
     assert "settled: 0 raw" in place.sluice("settle")
+    place.sluice("down")
+    place.settled(5, wanted=0)
+    place.up("--without", "cleaner", "--without", "query-api")
+    assert "this stack has no cleaner" in place.sluice("settle", "--timeout", "1", code=1)
+    place.settled(5)
+    assert "the tables are at geo=3" in place.sluice("settle")
+    place.sluice("down")
+    place.up()
     place.settled(5, holes=[{"source": SOURCES["pin"], "wanted": 2, "from": 4}])
     text = place.sluice("settle", "--timeout", "600", code=1)
     assert "hole" in text and SOURCES["pin"] in text and "repair" in text
@@ -271,16 +336,66 @@ def test_ask(place):
     place.up()
     text = place.sluice("ask")
     assert all("\n%s  (2 rows" % q in text for q in QUESTIONS)
-    assert "Perú 東京" in text and "#" * ask.BAR in text
-    assert "HTTP 404" in place.sluice("ask", "nothing-such", code=1)
+    assert "Perú 東京" in text and "#" * terminal.BAR in text
+    refused = place.sluice("ask", "nothing-such", code=1)
+    assert "HTTP 404" in refused and all(q in refused for q in QUESTIONS)
+    place.answers["query-api /v1/questions/top-user-country?from=1"] = [400, {"detail": "no parameter 'from'"}]
+    place.write()
+    refused = place.sluice("ask", "top-user-country", "from=1", code=1)
+    assert "HTTP 400: no parameter 'from'" in refused and "dedup, top" in refused
+    assert "curl '" in place.sluice("ask", "top-user-country", "format=csv", code=1)
+    assert "key=value" in place.sluice("ask", "top-user-country", "top", code=64)
     place.answers["query-api /v1/questions/top-user-country?top=1"] = place.answers["query-api /v1/questions/top-user-country"]
     place.write()
     assert "top-user-country top=1" in place.sluice("ask", "top-user-country", "top=1")
+    text = place.sluice("ask", "top=1")
+    assert "top-user-country top=1" in text and "popular-category" not in text  # only those that have the parameter
+    assert "no question has all" in place.sluice("ask", "top=1", "from=1", code=1)
 
 
 def test_columns_stand_under_each_other():
-    lines = ask.table(["name", "n_count"], [{"name": "東京", "n_count": 10}, {"name": "e\u0301\U0001F600", "n_count": None}])
-    assert [ask.width(line.split("#")[0].rstrip()) for line in lines] == [13, 13, 13, 13]
+    lines = terminal.table(["name", "n_count"], [{"name": "東京", "n_count": 10}, {"name": "e\u0301\U0001F600", "n_count": None}])
+    assert [terminal.width(line.split("#")[0].rstrip()) for line in lines] == [13, 13, 13, 13]
+
+
+def in_a_terminal(most, show):
+    """What `show` writes on a terminal of so many columns."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, most, 0, 0))
+    with os.fdopen(slave, "w") as out, os.fdopen(master, "rb", 0) as screen:
+        show(out)
+        out.flush()
+        return screen.read(1 << 16).decode()
+
+
+def test_no_line_is_wider_than_the_terminal():
+    rows = [{"country": "Peru", "poster_name": "A name of which there is rather too much", "follower_count": n} for n in (10, 5)]
+    names = list(rows[0])
+    for most, bar, whole in ((200, terminal.BAR, True), (75, 8, True), (66, 0, True), (60, 0, False), (36, 0, False)):
+        lines = terminal.table(names, rows, most=most)
+        assert max(terminal.width(line) for line in lines) <= most, lines
+        assert lines[2].count("#") == bar and ("…" not in lines[2]) == whole, lines
+        assert lines[2].split("#")[0].split()[-1] == "10"
+    assert terminal.shorten("東京都", 5) == "東京…" and terminal.shorten("東京都", 6) == "東京都"
+
+    for most in (100, 60, 20):
+        def show(out):
+            bar = terminal.Progress("settling", out)
+            bar.show(1500, 2000)
+            bar.show(2000, 2000)
+            bar.end()
+        text = in_a_terminal(most, show)
+        assert all(len(part) < most for part in text.replace("\n", "\r").split("\r")), text
+        assert "settling" in text and ("#" in text) == (most > 40), text
+
+
+def test_progress_elsewhere():
+    out = io.StringIO()
+    bar = terminal.Progress("posting", out)
+    for done in (1, 5, 50, 51, 100):
+        bar.show(done, 100)
+    bar.end()
+    assert out.getvalue() == "posting 1 % (1 of 100)\nposting 50 % (50 of 100)\nposting 100 % (100 of 100)\n"
 
 
 def test_repair(place):
@@ -321,6 +436,27 @@ def test_demo_stays_until_interrupted(place):
     assert stack.ours(place.state) == []
 
 
+@pytest.mark.parametrize("behind", [True, False])
+def test_demo_that_is_interrupted_before_its_answers(place, behind):
+    """While it settles, or while it still starts: exit code 130, so that no script takes it for a success."""
+    if behind:
+        place.settled(5, wanted=4)
+    else:
+        place.answers["sink-s3 /readyz"] = [503, {"ready": False, "checks": []}]
+    place.write()
+    with subprocess.Popen([SLUICE, "demo", "--once", "--state", place.state, "--rows", "5", "--without", "kafka"], text=True,
+                          env=dict(os.environ, SLUICE_BIN=place.bin), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as demo:
+        wait_for(lambda: os.path.exists(os.path.join(place.bin, "starts")) and len(place.lines("starts")) == 5, "no services")
+        for line in demo.stdout if behind else ():
+            if "settling" in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        text = demo.stdout.read()
+        assert demo.wait(60) == 130, text
+    assert "stopped before" in text and "nothing is left running" in text and "Traceback" not in text
+    assert stack.ours(place.state) == []
+
+
 def test_ports_in_use_are_replaced_and_reserved():
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
@@ -348,8 +484,26 @@ def test_status_shows_rates_lag_and_holes(place):
     assert "hole: " + SOURCES["pin"] in text
     rows = {s["name"]: s for s in json.loads(_status(place))["services"]}
     assert rows["cleaner"]["lag"] == 3 and rows["sink-s3"]["lag"] == 21 and rows["gateway"]["lag"] is None
-    assert rows["cleaner"]["in_per_s"] == 0.0 and rows["cleaner"]["out_per_s"] is None
+    assert rows["cleaner"]["in_per_s"] == 0.0 and rows["cleaner"]["out_per_s"] == 0.0 and rows["sink-s3"]["in_per_s"] is None
     assert all(r["ready"] and r["restarts"] == 0 for r in rows.values())
+    assert list(rows) == ["gateway", "producer", "cleaner", "redis", "sink-s3", "query-api"]
+    assert rows["query-api"]["address"] == place.stack()["query_api"] and rows["gateway"]["address"] == place.stack()["gateway"]
+    place.answers["cleaner /readyz"] = [503, {"ready": False, "checks": [{"name": "kafka", "ok": False, "detail": "x" * 300}]}]
+    place.write()
+    text = place.sluice("status", code=1)
+    assert "cleaner is not ready: kafka: " + "x" * 300 in text.splitlines()
+    assert max(len(line) for line in text.splitlines()[:8]) < 100
+
+
+def test_status_counts_by_metrics_that_there_are():
+    with open(os.path.join(ROOT, "docs", "metrics.md")) as f:
+        parts = {part.splitlines()[0]: part for part in f.read().split("\n## ")}
+    for service, totals in status.FLOW.items():
+        for name, labels in filter(None, totals):
+            (line,) = [x for x in parts[service].splitlines() if "`%s`" % name in x]
+            assert all("`%s`" % k in line and v in line for k, v in labels.items())
+    samples = http.parse_metrics('sluice_producer_records_total{result="stored"} 3\nsluice_producer_records_total{result="unsure"} 1\n')
+    assert status.flow(samples, "producer") == [0, 3]
 
 
 def test_metrics_are_parsed():

@@ -7,7 +7,7 @@ import os
 import sys
 
 from . import stack
-from .stack import Trouble
+from .stack import Trouble, Usage
 
 TOP = """\
 The local runner and operator's tool of Sluice: HTTP posts through real Kafka into Delta tables, and answers.
@@ -38,8 +38,16 @@ def _up_options(p):
     p.add_argument("--start-limit", type=float, default=90.0, metavar="S", help="give up when not ready by then (90)")
 
 
+class Parser(argparse.ArgumentParser):
+    """Ends with the exit code that all programs here have for a wrong command line."""
+
+    def error(self, message):
+        self.print_usage(sys.stderr)
+        self.exit(Usage.code, "%s: %s\n" % (self.prog, message))
+
+
 def parser():
-    p = argparse.ArgumentParser(prog="sluice", description=TOP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog="sluice", description=TOP, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = p.add_subparsers(dest="command", metavar="COMMAND")
     up = sub.add_parser("up", help="start Kafka, Redis and the services, watch and restart them",
                         description="Starts the stack, waits until all of it is ready, and restarts what dies. Goes on where an "
@@ -92,16 +100,16 @@ def parser():
 
 
 def _options(a):
-    from . import runner
-    settings = [runner.parse_dotted(t, "--set") for t in a.settings]
-    env = [runner.parse_dotted(t, "--env") for t in a.env]
+    from . import plan
+    settings = [plan.parse_dotted(t, "--set") for t in a.settings]
+    env = [plan.parse_dotted(t, "--env") for t in a.env]
     for name in a.without:
         if name not in stack.SERVICES + ("kafka", "redis"):
-            raise Trouble("--without %s: there are %s" % (name, ", ".join(stack.SERVICES + ("kafka", "redis"))))
+            raise Usage("--without %s: there are %s" % (name, ", ".join(stack.SERVICES + ("kafka", "redis"))))
     if not a.user or not all(c.isalnum() or c in "_-" for c in a.user):
-        raise Trouble("--user %s: letters, digits, _ and - only" % a.user)
-    return runner.Options(stack.state_dir(a.state), a.user, os.path.realpath(a.bin) if a.bin else None,
-                          [runner.parse_replicas(t) for t in a.replicas], settings, a.without, env, a.start_limit)
+        raise Usage("--user %s: letters, digits, _ and - only" % a.user)
+    return plan.Options(stack.state_dir(a.state), a.user, os.path.realpath(a.bin) if a.bin else None,
+                        [plan.parse_replicas(t) for t in a.replicas], settings, a.without, env, a.start_limit)
 
 
 def _detached_argv(a, options):
@@ -120,6 +128,8 @@ def _post(argv):
     for word in words:
         if word == "--state":
             state = next(words, None)
+            if not state:
+                raise Usage("--state needs a folder")
         elif word.startswith("--state="):
             state = word[len("--state="):]
         elif word in ("-h", "--help"):
@@ -139,8 +149,8 @@ def _run(argv):
     p = parser()
     a = p.parse_args(argv)
     if not a.command:
-        p.print_help()
-        return 64
+        p.print_help(sys.stderr)
+        return Usage.code
     state = stack.state_dir(a.state)
     if a.command == "up":
         from . import runner
@@ -168,7 +178,7 @@ def _run(argv):
         return repair.main(state, a.source, a.order)
     from . import demo
     if a.rows < 1:
-        raise Trouble("--rows must be at least 1")
+        raise Usage("--rows must be at least 1")
     return demo.main(_options(a), a.rows, a.once)
 
 
@@ -177,9 +187,12 @@ def main(argv):
         return _run(argv)
     except Trouble as e:
         print("sluice: %s" % e, file=sys.stderr)
-        return 1
+        return e.code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except OSError as e:
+        print("sluice: %s%s" % (e.filename + ": " if e.filename else "", e.strerror or e), file=sys.stderr)
+        return 1

@@ -1,4 +1,4 @@
-"""demo: everything once: up, post generated posts, settle, the nine answers, the addresses.
+"""demo: everything once: up, post generated posts, settle, the nine answers, the addresses. And post: the emulator alone.
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -9,40 +9,22 @@ import sys
 import threading
 import time
 
-from . import ask, runner, settle, stack
+from . import ask, runner, settle, stack, terminal
 from .stack import Trouble
 
-
-class Progress:
-    """A bar on a terminal; elsewhere one line for every tenth."""
-
-    def __init__(self, label, out=None):
-        self.label = label
-        self.out = out or sys.stdout
-        self.tenth = -1
-
-    def show(self, done, total):
-        if not total:
-            return
-        share = min(1.0, done / total)
-        if self.out.isatty():
-            full = int(40 * share)
-            self.out.write("\r%s [%s%s] %3d %%  %d of %d" % (self.label, "#" * full, "." * (40 - full), 100 * share, done, total))
-        elif int(share * 10) > self.tenth:
-            self.tenth = int(share * 10)
-            self.out.write("%s %d %% (%d of %d)\n" % (self.label, 100 * share, done, total))
-        self.out.flush()
-
-    def end(self):
-        if self.out.isatty():
-            self.out.write("\n")
+SETTLE_LIMIT = 120
 
 
-def emulator(value, bin_dir=None):
-    program = os.path.join(value.get("bin") or stack.bin_dir(bin_dir), "sluice-emulator")
+def emulator(value):
+    program = os.path.join(value.get("bin") or stack.bin_dir(), "sluice-emulator")
     if not os.access(program, os.X_OK):
-        raise Trouble("%s is missing: build it first (`make`)" % program)
+        raise Trouble("%s is missing: build it first (`make build`)" % program)
     return [program, "--gateway", value["gateway"], "--user", value["user"]]
+
+
+def clean_environment():
+    """Without our own variables: the emulator is told everything by flags."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
 
 
 def post_command(state, args):
@@ -51,8 +33,7 @@ def post_command(state, args):
     if not value.get("gateway"):
         raise Trouble("this stack has no gateway to post to")
     line = emulator(value) + args
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-    os.execve(line[0], line, env)
+    os.execve(line[0], line, clean_environment())
 
 
 class Demo(threading.Thread):
@@ -63,12 +44,14 @@ class Demo(threading.Thread):
         self.run_of = run
         self.rows = rows
         self.once = once
+        self.told = False      # whether the story came to its end
         self.failure = None
         self.child = None
 
     def run(self):
         try:
-            self._story()
+            self._story(self.run_of.stack)
+            self.told = True
         except (Trouble, OSError) as e:
             self.failure = str(e)
         except Exception as e:  # noqa: BLE001 - the main thread must hear of it, whatever it is
@@ -76,18 +59,14 @@ class Demo(threading.Thread):
         if self.once or self.failure:
             self.run_of.stop()
 
-    def _story(self):
-        value = self.run_of.stack
+    def _story(self, value):
         self._post(value)
-        bar = Progress("settling")
-        wait, behind = settle.settle(value, 120, bar.show)
-        bar.end()
-        if behind:
-            raise Trouble("not settled after 120 s:\n  " + "\n  ".join(behind))
+        total = self._settle(value)
         for name in ask.questions(value):
             ask.show(value, name, [], ask.SHORT)
-        print("\n%d posts (%d records) went from HTTP through Kafka into the tables; the nine answers came from there"
-              % (self.rows, wait.total()))
+        records = 3 * self.rows
+        print("\n%d posts (%d records) went from HTTP through Kafka into the tables%s; the nine answers came from there"
+              % (self.rows, records, ", to the %d that were there" % (total - records) if total > records else ""))
         for line in runner.addresses(value):
             print(line)
         print("  %-10s %s/v1/questions" % ("questions", value["query_api"]))
@@ -96,21 +75,16 @@ class Demo(threading.Thread):
         sys.stdout.flush()
 
     def _post(self, value):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-        env[stack.MARKER] = self.run_of.state
         line = emulator(value) + ["--rows", str(self.rows), "--connections", "32", "--progress=json"]
         log = os.path.join(self.run_of.state, "logs", "emulator.log")
-        bar, failed, began = Progress("posting"), None, time.monotonic()
+        began, last, bar = time.monotonic(), {}, terminal.Progress("posting")
         with open(log, "ab") as f:
-            self.child = subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL, stdout=f, stderr=subprocess.PIPE,
-                                          start_new_session=True)
-            last = {}
+            begins = f.tell()
+            self.child = subprocess.Popen(line, env={**clean_environment(), stack.MARKER: self.run_of.state}, stdin=subprocess.DEVNULL,
+                                          stdout=f, stderr=subprocess.PIPE, start_new_session=True)
             for raw in self.child.stderr:
-                try:
-                    event = json.loads(raw)
-                except ValueError:
-                    event = None
-                if isinstance(event, dict) and event.get("event") == "progress":
+                event = _progress(raw)
+                if event:
                     last = event
                     bar.show(event.get("sent", 0), event.get("planned", 0))
                 else:
@@ -118,34 +92,48 @@ class Demo(threading.Thread):
                     f.flush()
             failed = self.child.wait()
         bar.end()
-        if self.run_of.stopping:
-            raise Trouble("stopped while posting")
         if failed:
             raise Trouble("the emulator ended with exit code %d; the end of %s:\n%s"
-                          % (failed, log, "\n".join("    " + x for x in stack.tail(log))))
+                          % (failed, log, "\n".join("    " + x for x in stack.tail(log, since=begins))))
         print("posted %s records, %s ok, in %.1f s" % (last.get("sent", "?"), last.get("ok", "?"), time.monotonic() - began))
         sys.stdout.flush()
+
+    def _settle(self, value):
+        bar = terminal.Progress("settling")
+        try:
+            wait, behind = settle.settle(value, SETTLE_LIMIT, bar.show, lambda: self.run_of.stopping)
+        finally:
+            bar.end()
+        if behind:
+            raise Trouble("not settled after %d s:\n  %s" % (SETTLE_LIMIT, "\n  ".join(behind)))
+        return wait.total()
+
+
+def _progress(raw):
+    """The emulator's progress event, or None for any other line."""
+    try:
+        event = json.loads(raw)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and event.get("event") == "progress" else None
 
 
 def main(options, rows, once):
     run = runner.Runner(options)
     demo = None
+    run.say("starting Kafka, Redis and the services in %s" % options.state)
     try:
-        run.say("starting Kafka, Redis and the services in %s" % options.state)
         run.open()
         run.say("up after %.1f s" % run.took)
         demo = Demo(run, rows, once)
         demo.start()
         run.run()
-    except KeyboardInterrupt:
-        return 130
     finally:
         if demo and demo.child and demo.child.poll() is None:
             demo.child.terminate()
         run.close()
-    if demo.failure and not demo.failure.startswith("stopped"):
+    demo.join(5)
+    if demo.failure and not run.interrupted:
         raise Trouble(demo.failure)
-    if once and demo.is_alive():
-        return 130
-    print("stopped; nothing is left running, the data stays in %s" % options.state)
-    return 0
+    print("%s; nothing is left running, the data stays in %s" % ("stopped" if demo.told else "stopped before the answers came", options.state))
+    return 0 if demo.told else 130

@@ -34,7 +34,7 @@ def request(method, url, body=None, headers=None, timeout=5.0):
         conn.close()
 
 
-def _parse(url, status, data):
+def parse_json(url, status, data):
     try:
         return json.loads(data.decode("utf-8")) if data else None
     except ValueError as e:
@@ -46,7 +46,7 @@ def get_json(url, timeout=5.0, accept="application/json"):
     status, _, data = request("GET", url, headers={"Accept": accept}, timeout=timeout)
     if status != 200:
         raise HttpError("GET %s: HTTP %d: %s" % (url, status, problem(data)), status, data)
-    return _parse(url, status, data)
+    return parse_json(url, status, data)
 
 
 def post_json(url, value, timeout=10.0):
@@ -54,7 +54,7 @@ def post_json(url, value, timeout=10.0):
     status, _, data = request("POST", url, body=json.dumps(value).encode(),
                               headers={"Content-Type": "application/json"}, timeout=timeout)
     try:
-        return status, _parse(url, status, data)
+        return status, parse_json(url, status, data)
     except HttpError:
         return status, {"error": data.decode("utf-8", "replace")}
 

@@ -7,7 +7,7 @@ SPDX-License-Identifier: Apache-2.0
 import sys
 import time
 
-from . import http, stack
+from . import http, stack, terminal
 from .stack import DATASETS, Trouble
 
 
@@ -102,7 +102,8 @@ class Settle:
             if not late and dataset not in self.versions:
                 self.versions[dataset] = version
         if behind:
-            return behind + errors
+            return behind + errors + ["this stack has no %s, without which nothing gets into the tables" % service
+                                      for service in ("cleaner", "sink-s3") if not stack.replicas(self.value, service)]
         return self._query()
 
     def _query(self):
@@ -121,7 +122,7 @@ class Settle:
         return behind
 
 
-def settle(value, timeout=60.0, progress=None):
+def settle(value, timeout=60.0, progress=None, give_up=lambda: False):
     """Returns (Settle, lines that are behind): no lines means settled. A hole raises Hole at once."""
     wait = Settle(value)
     end = time.monotonic() + timeout
@@ -129,41 +130,29 @@ def settle(value, timeout=60.0, progress=None):
         behind = wait.step()
         if progress:
             progress(wait.done, wait.total())
-        if not behind or time.monotonic() >= end:
+        if not behind or time.monotonic() >= end or give_up():
             return wait, behind
         time.sleep(0.1)
-
-
-def bar(label):
-    """A progress function that draws on a terminal, and None elsewhere."""
-    if not sys.stderr.isatty():
-        return None
-
-    def draw(done, total):
-        share = done / total if total else 0.0
-        full = int(30 * share)
-        sys.stderr.write("\r%s [%s%s] %d of %d " % (label, "#" * full, "." * (30 - full), done, total))
-        sys.stderr.flush()
-    return draw
 
 
 def main(state, timeout):
     value = stack.load(state)
     began = time.monotonic()
-    progress = bar("settling")
+    bar = terminal.Progress("settling", sys.stderr, lines=False)
     try:
-        wait, behind = settle(value, timeout, progress)
+        wait, behind = settle(value, timeout, bar.show)
     except Hole as e:
+        bar.end()
         print(str(e), file=sys.stderr)
         return 1
     finally:
-        if progress:
-            sys.stderr.write("\n")
+        bar.end()
     if behind:
         print("not settled after %g s:" % timeout, file=sys.stderr)
         for line in behind:
             print("  " + line, file=sys.stderr)
         return 1
-    print("settled: %d raw records dealt with, query-api answers from %s (%.1f s)" % (
-        wait.total(), ", ".join("%s=%s" % p for p in sorted(wait.versions.items())), time.monotonic() - began))
+    print("settled: %d raw records dealt with, %s %s (%.1f s)" % (
+        wait.total(), "query-api answers from" if stack.replicas(value, "query-api") else "the tables are at",
+        ", ".join("%s=%s" % p for p in sorted(wait.versions.items())), time.monotonic() - began))
     return 0

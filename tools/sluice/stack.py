@@ -4,6 +4,7 @@ A state folder holds logs/, kafka/, redis/, lake/, tmp/, stack.json (replaced by
 that the next `up` has the same addresses) and runner.lock (held by the living runner).
 SPDX-License-Identifier: Apache-2.0
 """
+import contextlib
 import fcntl
 import json
 import os
@@ -27,6 +28,14 @@ DEFAULT_PORTS = {
 class Trouble(Exception):
     """Something a person must hear of; the text says what to do."""
 
+    code = 1
+
+
+class Usage(Trouble):
+    """A command line that cannot be meant."""
+
+    code = 64
+
 
 def cache_dir():
     return os.environ.get("SLUICE_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "sluice")
@@ -36,6 +45,11 @@ def state_dir(given=None):
     return os.path.realpath(given or os.environ.get("SLUICE_STATE") or os.path.join(ROOT, ".run"))
 
 
+def state_flag(state):
+    """What a command needs so that it finds the state folder: nothing for the one that it takes by itself."""
+    return "" if state == state_dir() else " --state " + state
+
+
 def bin_dir(given=None):
     """The folder of the services' binaries: --bin, SLUICE_BIN, the release build, the test build."""
     named = given or os.environ.get("SLUICE_BIN")
@@ -43,7 +57,7 @@ def bin_dir(given=None):
     for path in tries:
         if os.path.isdir(path):
             return os.path.realpath(path)
-    raise Trouble("no binaries in %s: run `make` targets `build` or `run` first, or name them with --bin DIR"
+    raise Trouble("no binaries in %s: run `make build` first, or name them with --bin DIR"
                   % " or ".join(tries))
 
 
@@ -59,10 +73,15 @@ def join_name(service, number):
 
 def write_json(path, value):
     temp = "%s.%d.tmp" % (path, os.getpid())
-    with open(temp, "w") as f:
-        json.dump(value, f, indent=2, sort_keys=True)
-        f.write("\n")
-    os.replace(temp, path)
+    try:
+        with open(temp, "w") as f:
+            json.dump(value, f, indent=2, sort_keys=True)
+            f.write("\n")
+        os.replace(temp, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        raise
 
 
 def read_json(path):
@@ -77,8 +96,7 @@ def load(state):
     """Reads stack.json of a state folder, or says how to get one."""
     value = read_json(os.path.join(state, "stack.json"))
     if not isinstance(value, dict):
-        raise Trouble("no stack is up in %s: start one with `./sluice up --detach%s`"
-                      % (state, "" if state == state_dir() else " --state " + state))
+        raise Trouble("no stack is up in %s: start one with `./sluice up --detach%s`" % (state, state_flag(state)))
     return value
 
 
@@ -320,12 +338,12 @@ def down(state, say=print, grace=60):
     return found
 
 
-def tail(path, lines=15, limit=64 * 1024):
-    """The last lines of a log file."""
+def tail(path, lines=15, limit=64 * 1024, since=0):
+    """The last lines of a log file, as far as they were written from `since` on."""
     try:
         with open(path, "rb") as f:
             f.seek(0, os.SEEK_END)
-            f.seek(max(0, f.tell() - limit))
+            f.seek(max(0, since, f.tell() - limit))
             return [x[:600] for x in f.read().decode("utf-8", "replace").splitlines()[-lines:]]
     except OSError:
         return []

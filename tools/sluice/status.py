@@ -3,29 +3,24 @@
 SPDX-License-Identifier: Apache-2.0
 """
 import json
+import sys
 import time
 
-from . import ask, http, kafka, redis, settle, stack
+from . import http, kafka, redis, settle, stack, terminal
 
-# What counts as records in and out of each service (requests and rows of query-api): the first metric that is there.
-RECEIVED, SENT = "sluice_records_received_total", "sluice_records_sent_total"
+# What counts as in and out of each service: records, but rows out of the sink, and of query-api requests and rows.
 FLOW = {
-    "gateway": ((RECEIVED,), (SENT,)),
-    "producer": ((RECEIVED, "sluice_producer_records_total"), (SENT, "sluice_producer_confirmed_total")),
-    "cleaner": (("sluice_cleaner_records_total",), ("sluice_cleaner_rows_total",)),
-    "sink-s3": (("sluice_sink_spans_total",), ("sluice_sink_rows_total",)),
-    "query-api": (("sluice_http_requests_total",), ("sluice_query_rows_returned_total", "sluice_query_rows_returned_sum",
-                                                    "sluice_query_rows_total")),
+    "gateway": (("sluice_records_received_total", {}), ("sluice_records_sent_total", {})),
+    "producer": (("sluice_producer_sent_records_total", {}), ("sluice_producer_records_total", {"result": "stored"})),
+    "cleaner": (("sluice_cleaner_records_total", {}), ("sluice_cleaner_rows_total", {})),
+    "sink-s3": (None, ("sluice_sink_rows_total", {})),
+    "query-api": (("sluice_http_requests_total", {}), ("sluice_query_rows_total", {})),
 }
 
 
 def flow(samples, service):
-    """(in, out) totals of one scrape; None where the service has no such metric."""
-    totals = []
-    for names in FLOW[service]:
-        found = [name for name in names if any(n == name for n, _, _ in samples)]
-        totals.append(sum(v for n, _, v in samples if n == found[0]) if found else None)
-    return totals
+    """(in, out) totals of one scrape; what has not happened yet is 0, what a service does not count is None."""
+    return [what and sum(v for n, labels, v in samples if n == what[0] and what[1].items() <= labels.items()) for what in FLOW[service]]
 
 
 def _scrape(value):
@@ -39,7 +34,7 @@ def _scrape(value):
 
 
 def lags(value):
-    """{"cleaner": records, "sink-s3": records}: raw records not yet confirmed, and not yet in the tables."""
+    """({"cleaner": records, "sink-s3": records}, holes): raw records not yet confirmed, and not yet in the tables."""
     ends, confirmed = {}, {}
     for _, url in stack.replicas(value, "cleaner"):
         try:
@@ -60,6 +55,24 @@ def lags(value):
     return out, settle.open_holes(states)
 
 
+def _names(value):
+    """In the order of the way of a record; Kafka and Redis where they are ours."""
+    ours = set(value["pids"]) | set(value.get("restarts", {}))
+    out = []
+    for service in ("gateway", "producer", "kafka", "cleaner", "redis", "sink-s3", "query-api"):
+        out += [service] if service in ours and service in ("kafka", "redis") else [n for n, _ in stack.replicas(value, service)]
+    return out
+
+
+def _ready(value, name):
+    """(ready, why not)"""
+    if name not in ("kafka", "redis"):
+        return http.ready(value["admin"][name], 3)
+    host, _, port = value[name].rpartition(":")
+    ok = (kafka.broker_answers if name == "kafka" else redis.ping)(host, int(port))
+    return ok, "" if ok else "does not answer"
+
+
 def collect(value, pause=1.0):
     """Everything that `status` shows, as plain values."""
     first = _scrape(value)
@@ -67,29 +80,36 @@ def collect(value, pause=1.0):
     second = _scrape(value)
     lag, holes = lags(value)
     rows = []
-    for name in ["kafka", "redis"] + list(value["admin"]):
-        service = stack.split_name(name)[0]
-        pid = value["pids"].get(name)
-        row = {"name": name, "pid": pid, "restarts": value.get("restarts", {}).get(name, 0), "in_per_s": None,
-               "out_per_s": None, "lag": lag.get(service)}
-        if service in ("kafka", "redis"):
-            if name not in value["pids"] and name not in value.get("restarts", {}):
-                continue
-            host, _, port = value[name].rpartition(":")
-            row["ready"] = (kafka.broker_answers if name == "kafka" else redis.ping)(host, int(port))
-            row["detail"] = "" if row["ready"] else "does not answer"
-        else:
-            row["ready"], row["detail"] = http.ready(value["admin"][name], 3)
+    for name in _names(value):
+        row = {"name": name, "pid": value["pids"].get(name), "restarts": value.get("restarts", {}).get(name, 0),
+               "in_per_s": None, "out_per_s": None, "lag": lag.get(stack.split_name(name)[0]),
+               "address": value.get(name.replace("-", "_")) or value["admin"].get(name)}
+        row["ready"], row["detail"] = _ready(value, name)
         if name in first and name in second:
             took = second[name][0] - first[name][0]
             for key, a, b in zip(("in_per_s", "out_per_s"), first[name][1], second[name][1]):
-                if a is not None and b is not None:
+                if a is not None:
                     row[key] = round(max(0.0, b - a) / took, 1)
-        row["address"] = value.get(name) or value["admin"].get(name)
         rows.append(row)
     return {"state": value.get("state"), "runner": value.get("runner"),
             "runner_alive": bool(stack.Lock(value["state"]).holder()), "services": rows,
             "holes": [{"sink": h[0], "source": h[1], "wanted": h[2], "from": h[3]} for h in holes]}
+
+
+def _show(result):
+    rate = {"in/s": "in_per_s", "out/s": "out_per_s"}
+    rows = [dict(r, ready="yes" if r["ready"] else "NO", **{k: r[v] if r[v] is None else round(r[v]) for k, v in rate.items()})
+            for r in result["services"]]
+    names = ["name", "ready", "pid", "in/s", "out/s", "lag", "restarts", "address"]
+    for line in terminal.table(names, rows, most=terminal.columns(sys.stdout)):
+        print(line)
+    for r in result["services"]:
+        if not r["ready"]:
+            print("%s is not ready: %s" % (r["name"], r["detail"]))
+    for h in result["holes"]:
+        print("hole: %(source)s wants %(wanted)s, the clean topic goes on at %(from)s (`./sluice repair`)" % h)
+    if not result["runner_alive"]:
+        print("the runner is gone: nothing is restarted; `./sluice up` takes over, `./sluice down` cleans up")
 
 
 def main(state, as_json):
@@ -99,13 +119,5 @@ def main(state, as_json):
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        rows = [{"name": r["name"], "ready": "yes" if r["ready"] else "NO", "pid": r["pid"], "in/s": r["in_per_s"],
-                 "out/s": r["out_per_s"], "lag": r["lag"], "restarts": r["restarts"], "address": r["address"],
-                 "detail": r["detail"]} for r in result["services"]]
-        for line in ask.table(["name", "ready", "pid", "in/s", "out/s", "lag", "restarts", "address", "detail"], rows):
-            print(line.rstrip())
-        for h in result["holes"]:
-            print("hole: %(source)s wants %(wanted)s, the clean topic goes on at %(from)s (`./sluice repair`)" % h)
-        if not result["runner_alive"]:
-            print("the runner is gone: nothing is restarted; `./sluice up` takes over, `./sluice down` cleans up")
+        _show(result)
     return 0 if all(r["ready"] for r in result["services"]) and result["runner_alive"] and not result["holes"] else 1
