@@ -21,7 +21,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 import rig
-from sluice import http, verify
+from sluice import http, tables
 from support import spans
 
 DAY = 24 * 3600 * 1000
@@ -99,7 +99,7 @@ def landed(stack, dataset):
 
 def files(stack, dataset):
     """Rows of each data file, in the order of the commits."""
-    return [table.num_rows for _, _, _, table in verify.read_files(stack.table(dataset))]
+    return [file.metadata.num_rows for _, _, file in tables.files(stack.table(dataset))]
 
 
 def read_all(stack, admin):

@@ -97,16 +97,17 @@ class World:
         for m in self.raw[topic][self.low[topic]:]:
             yield "record", 0, m
 
-    def verify(self):
+    def verify(self, as_json=True):
         ledger = os.path.join(self.folder, "ledger.jsonl")
         with open(ledger, "w") as f:
             f.writelines(json.dumps(line) + "\n" for line in self.lines)
         self.out = io.StringIO()
-        report = verify.Report(out=self.out)
+        report = verify.Report(as_json, out=self.out)
         verify.check(self.value, [ledger], report, ids=IDS, records=self.records)
         code = report.finish()
         assert code == (1 if report.findings else 0)
-        assert json.loads(self.out.getvalue().splitlines()[-1])["ok"] == (code == 0)
+        self.last = self.out.getvalue().splitlines()[-1]
+        assert json.loads(self.last)["ok"] == (code == 0) if as_json else (self.last == "nothing is wrong") == (code == 0)
         return {name for name, _, _ in report.findings}, report
 
 
@@ -136,6 +137,26 @@ def test_clean(world):
     assert found == set(), world.out.getvalue()
     assert report.numbers["copies"] == 1 and report.numbers["rejects"] == 2 and report.numbers["unknown_stored"] == 1
     assert report.numbers["raw_records"] == 34 and report.numbers["ledger_ok"] == 33
+
+
+def test_words(world):
+    world.verify(as_json=False)
+    assert world.out.getvalue().splitlines() == [
+        "ledger  33 ok, 1 refused, 2 unknown (1 of them stored)", "topics  34 raw records",
+        "tables  33 rows, 2 rejects, 1 copies of rows", "nothing is wrong"]
+    deltalake.DeltaTable(world.path("geo")).delete("ind = 4")
+    deltalake.DeltaTable(world.path("dead")).delete("dataset = 'geo'")
+    world.verify(as_json=False)
+    assert world.last == "2 findings: 1 lost, 1 dead_missing"
+    assert [x.partition(":")[0] for x in world.out.getvalue().splitlines()[:2]] == ["lost", "dead_missing"]
+
+
+def test_row_in_the_table_of_another_dataset(world):
+    """A place that is right in one table explains nothing in another."""
+    row = world.read("geo").slice(0, 1).to_pylist()[0]
+    world.write("geo", [dict(row, _source="kafka:demo.pin:0:PINID")])
+    found, report = world.verify()
+    assert found == {"phantom"} and "demo_geo_table kafka:demo.pin" in report.findings[0][1]
 
 
 def test_row_deleted(world):
