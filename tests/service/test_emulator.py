@@ -2,14 +2,17 @@
 
 SPDX-License-Identifier: Apache-2.0
 """
+import fcntl
 import hashlib
 import http.server
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -425,3 +428,23 @@ def test_help_and_ledger_that_cannot_be_written():
     assert done.returncode == 0 and "--ledger FILE" in done.stdout
     done = run("--rows", "1", "--ledger", "/nonexistent/l.jsonl")
     assert done.returncode == 73 and "/nonexistent/l.jsonl" in done.stderr
+
+
+def test_a_ledger_that_is_full_stops_the_load(gateway):
+    """What was sent must be written down."""
+    done = run("--gateway", gateway.url, "--rows", "2000", "--connections", "2", "--ledger", "/dev/full", "--report=json")
+    report = report_of(done, code=73)
+    assert report["interrupted"] and report["sent"] < 100 and done.stderr.count("ledger cannot be written") == 1
+
+
+@pytest.mark.parametrize("columns", [120, 60, 30])
+def test_the_bar_fits_the_terminal(gateway, columns):
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(slave, "wb"), os.fdopen(master, "rb", 0) as screen:
+        done = subprocess.run([EMULATOR, "--gateway", gateway.url, "--rows", "5"], stderr=slave, stdout=subprocess.PIPE, timeout=DEADLINE, check=False)
+        assert done.returncode == 0
+        drawn = screen.read(1 << 16).decode().replace("\n", "\r").split("\r")
+    assert max(len(line) for line in drawn) == columns - 1
+    last = [line for line in drawn if line][-1].strip()
+    assert last.startswith("[###" if columns > 30 else "100 %") and "100 %  15 of 15 records" in last

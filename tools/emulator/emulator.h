@@ -35,6 +35,7 @@ struct source;
 int source_open(const struct emulator_opts *o, struct source **ret, struct err *e);
 void source_close(struct source **s);
 uint64_t source_rows(const struct source *s);
+uint64_t source_records(const struct source *s); /* of all datasets; files may differ in length */
 /* Appends the JSON of one record; false: this row has none in this dataset. */
 bool source_json(const struct source *s, enum dataset_id id, uint64_t row, struct buf *out);
 /* The key in a record's text, or -1. */
@@ -65,8 +66,9 @@ struct ledger_line {
 };
 int ledger_open(const char *path, struct ledger **ret, struct err *e);
 void ledger_close(struct ledger **l);
-void ledger_write(struct ledger *l,
-                  const struct ledger_line *line); /* one write; a failure is said once on stderr */
+/* One write. A failure is said on stderr, and the ledger takes nothing any more: 0, or ERR_IO from then on. */
+int ledger_write(struct ledger *l, const struct ledger_line *line);
+bool ledger_failed(const struct ledger *l); /* NULL: no */
 
 /* ---- report ---- */
 #define HISTOGRAM_STEPS 64 /* between two powers of two: 1.6 % */

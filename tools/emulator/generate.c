@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rnd.h"
+#include "emulator/dumps.h"
 #include "emulator/generate_words.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -122,58 +123,9 @@ static void cut(struct buf *b, size_t characters, size_t bytes)
     b->len = i;
 }
 
-/* ---- JSON as Python's json.dumps writes it ---- */
-
-static unsigned decode(const char **p)
-{
-    const unsigned char *s = (const unsigned char *)*p;
-    unsigned n = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-    unsigned c = n == 1 ? s[0] : s[0] & (0xffu >> (n + 1));
-    for (unsigned i = 1; i < n; i++)
-        c = c << 6 | (s[i] & 0x3f);
-    *p += n;
-    return c;
-}
-
-static bool plain(char c)
-{
-    return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
-}
-
-static void json_text(struct buf *out, const char *name, struct str s)
-{
-    buf_z(out, ", \"");
-    buf_z(out, name);
-    buf_z(out, "\": \"");
-    for (const char *p = s.p, *end = s.p + s.n; p < end;) {
-        const char *from = p;
-        while (p < end && plain(*p))
-            p++;
-        buf_append(out, from, (size_t)(p - from));
-        if (p == end)
-            break;
-        unsigned c = decode(&p);
-        if (c == '"' || c == '\\')
-            buf_printf(out, "\\%c", (int)c);
-        else if (c == '\n')
-            buf_z(out, "\\n");
-        else if (c >= 0x10000)
-            buf_printf(out, "\\u%04x\\u%04x", 0xd800 + ((c - 0x10000) >> 10),
-                       0xdc00 + ((c - 0x10000) & 0x3ff));
-        else
-            buf_printf(out, "\\u%04x", c);
-    }
-    buf_char(out, '"');
-}
-
-static void json_z(struct buf *out, const char *name, const char *z)
-{
-    json_text(out, name, str_of(z));
-}
-
 /* A moment between two days, uniformly. */
-static void json_time(struct buf *out, const char *name, struct rnd *r, int64_t from_day,
-                      int64_t to_day)
+static void put_time(struct buf *out, const char *name, struct rnd *r, int64_t from_day,
+                     int64_t to_day)
 {
     char text[25];
     uint64_t seconds =
@@ -181,7 +133,7 @@ static void json_time(struct buf *out, const char *name, struct rnd *r, int64_t 
     clock_rfc3339(seconds * 1000, text);
     text[10] = ' ';
     text[19] = 0;
-    json_z(out, name, text);
+    dumps_z(out, name, text);
 }
 
 /* ---- people ---- */
@@ -253,13 +205,13 @@ static void put_uuid(struct rnd *r, struct buf *out)
     snprintf(text, sizeof text, "%08x-%04x-4%03x-%04x-%012" PRIx64, (unsigned)(a >> 32),
              (unsigned)(a >> 16 & 0xffff), (unsigned)(a & 0xfff),
              (unsigned)(0x8000 | (b >> 48 & 0x3fff)), b & 0xffffffffffff);
-    json_z(out, "unique_id", text);
+    dumps_z(out, "unique_id", text);
 }
 
 static void put_title(struct rnd *r, struct buf *b, struct buf *out, const struct words *subjects)
 {
     if (chance(r, 110)) {
-        json_z(out, "title", "No Title Data Available");
+        dumps_z(out, "title", "No Title Data Available");
         return;
     }
     buf_reset(b);
@@ -273,7 +225,7 @@ static void put_title(struct rnd *r, struct buf *b, struct buf *out, const struc
     cut(b, TITLE_BYTES, TITLE_BYTES);
     if (chance(r, 11))
         buf_char(b, '\n');
-    json_text(out, "title", buf_as_str(b));
+    dumps_text(out, "title", buf_as_str(b));
 }
 
 /* The text of a story is a placeholder; a third of all texts are long and cut. */
@@ -281,10 +233,10 @@ static void put_description(struct rnd *r, struct buf *b, struct buf *out,
                             const struct words *subjects, bool story)
 {
     if (story || chance(r, 185)) {
-        json_z(out, "description",
-               story             ? "No description available Story format"
-               : chance(r, 9400) ? "No description available"
-                                 : "Untitled");
+        dumps_z(out, "description",
+                story             ? "No description available Story format"
+                : chance(r, 9400) ? "No description available"
+                                  : "Untitled");
         return;
     }
     bool long_one = chance(r, 3600);
@@ -303,13 +255,13 @@ static void put_description(struct rnd *r, struct buf *b, struct buf *out,
         b->len--;
     if (long_one)
         buf_z(b, "\xe2\x80\xa6\xc2\xa0");
-    json_text(out, "description", buf_as_str(b));
+    dumps_text(out, "description", buf_as_str(b));
 }
 
 static void put_tags(struct rnd *r, struct buf *b, struct buf *out, const struct words *subjects)
 {
     if (chance(r, 160)) {
-        json_z(out, "tag_list", "N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e");
+        dumps_z(out, "tag_list", "N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e");
         return;
     }
     buf_reset(b);
@@ -321,7 +273,7 @@ static void put_tags(struct rnd *r, struct buf *b, struct buf *out, const struct
         if (b->len > TAGS_BYTES)
             b->len = before;
     }
-    json_text(out, "tag_list", buf_as_str(b));
+    dumps_text(out, "tag_list", buf_as_str(b));
 }
 
 static void put_pin(const struct generate *g, uint64_t row, struct buf *out)
@@ -344,25 +296,25 @@ static void put_pin(const struct generate *g, uint64_t row, struct buf *out)
     if (chance(&p.r, 200))
         buf_printf(&b, " %s", pick(&p.r, &words_pictures));
     draw_followers(&p.r, count);
-    json_text(out, "poster_name", unknown_user ? STR("User Info Error") : buf_as_str(&b));
-    json_z(out, "follower_count", unknown_user ? "User Info Error" : count);
+    dumps_text(out, "poster_name", unknown_user ? STR("User Info Error") : buf_as_str(&b));
+    dumps_z(out, "follower_count", unknown_user ? "User Info Error" : count);
     put_tags(&r, &b, out, &c->subjects);
-    json_z(out, "is_image_or_video",
-           story       ? "multi-video(story page format)"
-           : kind < 91 ? "video"
-                       : "image");
+    dumps_z(out, "is_image_or_video",
+            story       ? "multi-video(story page format)"
+            : kind < 91 ? "video"
+                        : "image");
     uint64_t name = rnd_u64(&r), more = rnd_u64(&r);
     buf_reset(&b);
     buf_printf(
         &b, "https://images.example.com/originals/%02x/%02x/%02x/%016" PRIx64 "%016" PRIx64 ".jpg",
         (unsigned)(name >> 56), (unsigned)(name >> 48 & 0xff), (unsigned)(name >> 40 & 0xff), name,
         more);
-    json_text(out, "image_src", no_image ? STR("Image src error.") : buf_as_str(&b));
+    dumps_text(out, "image_src", no_image ? STR("Image src error.") : buf_as_str(&b));
     buf_printf(out, ", \"downloaded\": %d", !no_image);
     buf_reset(&b);
     buf_printf(&b, "Local save in /data/%s", c->name);
-    json_text(out, "save_location", buf_as_str(&b));
-    json_z(out, "category", c->name);
+    dumps_text(out, "save_location", buf_as_str(&b));
+    dumps_z(out, "category", c->name);
     buf_char(out, '}');
     buf_deinit(&b);
 }
@@ -383,10 +335,10 @@ static void put_geo(const struct generate *g, uint64_t row, struct buf *out)
     struct rnd r = stream(g, STREAM_GEO, row);
     struct person p = draw_person(g, row);
     buf_printf(out, "{\"ind\": %" PRIu64, row);
-    json_time(out, "timestamp", &r, clock_days(2017, 10, 20), clock_days(2022, 10, 16));
+    put_time(out, "timestamp", &r, clock_days(2017, 10, 20), clock_days(2022, 10, 16));
     put_degrees(out, "latitude", p.latitude);
     put_degrees(out, "longitude", p.longitude);
-    json_z(out, "country", p.country);
+    dumps_z(out, "country", p.country);
     buf_char(out, '}');
 }
 
@@ -394,10 +346,10 @@ static void put_user(const struct generate *g, uint64_t row, struct buf *out)
 {
     struct person p = draw_person(g, row);
     buf_printf(out, "{\"ind\": %" PRIu64, row);
-    json_z(out, "first_name", p.first);
-    json_z(out, "last_name", p.last);
+    dumps_z(out, "first_name", p.first);
+    dumps_z(out, "last_name", p.last);
     buf_printf(out, ", \"age\": %u", p.age);
-    json_time(out, "date_joined", &p.r, clock_days(2015, 10, 21), clock_days(2017, 10, 18));
+    put_time(out, "date_joined", &p.r, clock_days(2015, 10, 21), clock_days(2017, 10, 18));
     buf_char(out, '}');
 }
 

@@ -52,8 +52,15 @@ static void number_or_null(struct buf *b, const char *name, int64_t v, bool ther
         buf_z(b, "null");
 }
 
-void ledger_write(struct ledger *l, const struct ledger_line *line)
+bool ledger_failed(const struct ledger *l)
 {
+    return l && l->failed;
+}
+
+int ledger_write(struct ledger *l, const struct ledger_line *line)
+{
+    if (l->failed)
+        return ERR_IO;
     const struct result *r = &line->result;
     struct buf *b = &l->line;
     uint8_t sum[32];
@@ -78,11 +85,13 @@ void ledger_write(struct ledger *l, const struct ledger_line *line)
     buf_json(b, line->value);
     buf_z(b, "}\n");
     ssize_t n = write(l->fd, b->data, b->len);
-    if (n != (ssize_t)b->len && !l->failed) {
-        l->failed = true;
-        fprintf(stderr, "sluice-emulator: the ledger cannot be written: %s\n",
-                n < 0 ? strerror(errno) : "the disk is full");
-    }
+    if (n == (ssize_t)b->len)
+        return 0;
+    l->failed = true;
+    fprintf(stderr,
+            "%ssluice-emulator: the ledger cannot be written, so nothing more is sent: %s\n",
+            isatty(STDERR_FILENO) ? "\n" : "", n < 0 ? strerror(errno) : "the disk is full");
+    return ERR_IO;
 }
 
 static int integer(const json_t *j, const char *name, int64_t *ret)

@@ -184,10 +184,12 @@ static void build_body(struct lane *lane)
     CHECK(!b->overflow);
 }
 
+/* What was sent must be written down: without a ledger that can be, nothing more is sent. */
 static void write_ledger(const struct lane *lane, int status)
 {
     struct load *l = lane->load;
-    for (size_t i = 0; l->ledger && i < lane->n; i++) {
+    int rc = 0;
+    for (size_t i = 0; l->ledger && rc == 0 && i < lane->n; i++) {
         const struct record *r = &lane->records[i];
         struct ledger_line line = {.id = r->id,
                                    .try_no = lane->try_no,
@@ -200,8 +202,10 @@ static void write_ledger(const struct lane *lane, int status)
                                    .status = status,
                                    .value = str_make(lane->values.data + r->at, r->n),
                                    .result = lane->results[i]};
-        ledger_write(l->ledger, &line);
+        rc = ledger_write(l->ledger, &line);
     }
+    if (rc < 0 && !l->stopping)
+        load_stop(l);
 }
 
 /* Counts what is decided and keeps what is to be tried again. */
@@ -305,24 +309,12 @@ static void name_targets(struct load *l)
     }
 }
 
-/* Records, for the bar: files may differ in length. */
+/* Records, for the bar. */
 static uint64_t planned_records(const struct load *l)
 {
-    if (l->posts == UINT64_MAX)
-        return UINT64_MAX;
-    if (l->o->draw || !l->o->posts)
-        return l->posts * DATASETS;
-    uint64_t n = 0;
-    struct buf b;
-    buf_init(&b, BODY_BYTES);
-    for (uint64_t row = 0; row < l->posts; row++) {
-        for (int id = 0; id < DATASETS; id++) {
-            buf_reset(&b);
-            n += source_json(l->source, (enum dataset_id)id, row, &b);
-        }
-    }
-    buf_deinit(&b);
-    return n;
+    if (!l->o->draw)
+        return source_records(l->source);
+    return l->posts == UINT64_MAX ? UINT64_MAX : l->posts * DATASETS;
 }
 
 int load_open(struct loop *loop, const struct emulator_opts *o, const struct source *s,

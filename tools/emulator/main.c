@@ -77,7 +77,10 @@ static int run(const struct emulator_opts *o, const struct source *s, struct led
     if (loop_free(&p.loop) != 0)
         return EXIT_FAILED;
     report_print(&report, o->report_json, stdout);
-    fflush(stdout);
+    if (fflush(stdout) != 0)
+        return EXIT_FAILED;
+    if (ledger_failed(ledger))
+        return EXIT_NO_LEDGER;
     bool nothing = report.requests && !report.answers && !report.lost && !report.interrupted;
     if (nothing)
         fprintf(stderr, "sluice-emulator: nothing could be sent to %s\n", o->gateway);

@@ -2,9 +2,11 @@
  * SPDX-License-Identifier: Apache-2.0  */
 #include "emulator/emulator.h"
 #include <inttypes.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-#define BAR 30
+#define BAR_MOST 30
+#define BAR_LEAST 5
 
 /* Exact below HISTOGRAM_STEPS, then so many steps to each power of two. */
 static unsigned slot_of(uint64_t us)
@@ -90,6 +92,37 @@ void report_print(const struct report *r, bool json, FILE *out)
             ms(report_quantile_us(r, 0.99)), ms(report_quantile_us(r, 0.999)), ms(r->max_us));
 }
 
+static int columns_of(FILE *out)
+{
+    struct winsize size = {0};
+    return ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col ? size.ws_col : 80;
+}
+
+/* One line that leaves the last column of the terminal free, and so is never wrapped. */
+static void draw_progress(const struct report *r, int columns, FILE *out)
+{
+    char text[100], line[BAR_MOST + sizeof text + 8];
+    bool endless = r->planned == UINT64_MAX || !r->planned;
+    double share = endless ? 0 : (double)r->sent / (double)r->planned;
+    int n = endless ? snprintf(text, sizeof text, "%" PRIu64 " records, %" PRIu64 " ok", r->sent,
+                               r->outcomes[OUTCOME_OK])
+                    : snprintf(text, sizeof text,
+                               "%3d %%  %" PRIu64 " of %" PRIu64 " records, %" PRIu64 " ok",
+                               (int)(share * 100), r->sent, r->planned, r->outcomes[OUTCOME_OK]);
+    int room = columns - 1 - n - 3, at = 0;
+    if (room > BAR_MOST)
+        room = BAR_MOST;
+    if (!endless && room >= BAR_LEAST) {
+        line[at++] = '[';
+        for (int i = 0; i < room; i++)
+            line[at++] = i < (int)(share * room) ? '#' : '.';
+        line[at++] = ']';
+        line[at++] = ' ';
+    }
+    snprintf(line + at, sizeof line - (size_t)at, "%s", text);
+    fprintf(out, "\r%-*.*s", columns - 1, columns - 1, line);
+}
+
 void report_progress(const struct report *r, bool json, bool last, FILE *out)
 {
     if (json) {
@@ -104,18 +137,8 @@ void report_progress(const struct report *r, bool json, bool last, FILE *out)
     }
     if (!isatty(fileno(out)))
         return;
-    if (r->planned == UINT64_MAX || !r->planned) {
-        fprintf(out, "\r%" PRIu64 " records, %" PRIu64 " ok", r->sent, r->outcomes[OUTCOME_OK]);
-    } else {
-        char bar[BAR + 1];
-        unsigned full = (unsigned)((double)r->sent / (double)r->planned * BAR);
-        for (unsigned i = 0; i < BAR; i++)
-            bar[i] = i < full ? '#' : '.';
-        bar[BAR] = 0;
-        fprintf(out, "\r[%s] %3u %%  %" PRIu64 " of %" PRIu64 " records, %" PRIu64 " ok", bar,
-                (unsigned)((double)r->sent * 100 / (double)r->planned), r->sent, r->planned,
-                r->outcomes[OUTCOME_OK]);
-    }
-    fputs(last ? "\n" : "  ", out);
+    draw_progress(r, columns_of(out), out);
+    if (last)
+        fputc('\n', out);
     fflush(out);
 }

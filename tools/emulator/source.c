@@ -99,6 +99,14 @@ uint64_t source_rows(const struct source *s)
     return s->rows;
 }
 
+uint64_t source_records(const struct source *s)
+{
+    uint64_t n = 0;
+    for (int id = 0; id < DATASETS; id++)
+        n += s->generate ? s->rows : s->files[id].n;
+    return n;
+}
+
 bool source_json(const struct source *s, enum dataset_id id, uint64_t row, struct buf *out)
 {
     if (s->generate) {
