@@ -317,6 +317,10 @@ def test_settle(place):
     assert "1 behind" in place.sluice("settle", "--timeout", "1", code=1)
     place.settled(5, version=4, seen=3)
     assert "answers from version 3" in place.sluice("settle", "--timeout", "1", code=1)
+    del place.answers["query-api /debug/state"][1]["query-api"]["tables"]["geo"]
+    place.write()
+    text = place.sluice("settle", "--timeout", "1", code=1)
+    assert "of the pin table" in text and "of the geo table" not in text  # that no question asks about
     place.settled(0, version=-1, seen=-1)
     assert "settled: 0 raw" in place.sluice("settle")
     place.sluice("down")

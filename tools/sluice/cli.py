@@ -104,8 +104,8 @@ def _options(a):
     settings = [plan.parse_dotted(t, "--set") for t in a.settings]
     env = [plan.parse_dotted(t, "--env") for t in a.env]
     for name in a.without:
-        if name not in stack.SERVICES + ("kafka", "redis"):
-            raise Usage("--without %s: there are %s" % (name, ", ".join(stack.SERVICES + ("kafka", "redis"))))
+        if name not in stack.WAY:
+            raise Usage("--without %s: there are %s" % (name, ", ".join(stack.WAY)))
     if not a.user or not all(c.isalnum() or c in "_-" for c in a.user):
         raise Usage("--user %s: letters, digits, _ and - only" % a.user)
     return plan.Options(stack.state_dir(a.state), a.user, os.path.realpath(a.bin) if a.bin else None,

@@ -34,11 +34,10 @@ def parse_dotted(text, flag):
     """'sink-s3#2.flush.interval=100ms' -> ('sink-s3#2', 'flush.interval', '100ms')."""
     left, equals, value = text.partition("=")
     name, dot, option = left.partition(".")
-    known = stack.SERVICES + ("kafka", "redis")
     if not equals or not dot or not option:
         raise Usage("%s %s: write SERVICE.OPTION=VALUE, for example sink-s3.flush.interval=100ms" % (flag, text))
-    if name.partition("#")[0] not in known:
-        raise Usage("%s %s: no such service; there are %s" % (flag, text, ", ".join(known)))
+    if name.partition("#")[0] not in stack.WAY:
+        raise Usage("%s %s: no such service; there are %s" % (flag, text, ", ".join(stack.WAY)))
     return name, option, value
 
 

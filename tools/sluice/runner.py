@@ -16,7 +16,7 @@ from .plan import Plan
 from .stack import Trouble, split_name
 from .unit import exit_text
 
-STOP_ORDER = ("gateway", "producer", "cleaner", "sink-s3", "query-api", "redis", "kafka")
+STOP_ORDER = stack.SERVICES + ("redis", "kafka")
 
 
 class Runner:

@@ -116,7 +116,9 @@ class Settle:
                 behind.append("%s: %s" % (name, e))
                 continue
             for dataset, version in sorted(self.versions.items()):
-                seen = (tables.get(dataset) or {}).get("version", -1)
+                if dataset not in tables:
+                    continue  # one that no question asks about
+                seen = (tables[dataset] or {}).get("version", -1)
                 if seen is None or seen < version:
                     behind.append("%s answers from version %s of the %s table, %d is wanted" % (name, seen, dataset, version))
         return behind

@@ -14,7 +14,9 @@ import socket
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-SERVICES = ("gateway", "producer", "cleaner", "sink-s3", "query-api")
+PARTS = ("kafka", "redis")   # what is not ours, and started all the same
+WAY = ("gateway", "producer", "kafka", "cleaner", "redis", "sink-s3", "query-api")   # of a record
+SERVICES = tuple(name for name in WAY if name not in PARTS)
 DATASETS = ("pin", "geo", "user")
 MARKER = "_SLUICE_STATE_DIR"  # in the environment of every process that a runner starts
 

@@ -20,7 +20,7 @@ FLOW = {
 
 def flow(samples, service):
     """(in, out) totals of one scrape; what has not happened yet is 0, what a service does not count is None."""
-    return [what and sum(v for n, labels, v in samples if n == what[0] and what[1].items() <= labels.items()) for what in FLOW[service]]
+    return [what and sum(v for n, labels, v in samples if n == what[0] and what[1].items() <= labels.items()) for what in FLOW.get(service, (None, None))]
 
 
 def _scrape(value):
@@ -59,14 +59,14 @@ def _names(value):
     """In the order of the way of a record; Kafka and Redis where they are ours."""
     ours = set(value["pids"]) | set(value.get("restarts", {}))
     out = []
-    for service in ("gateway", "producer", "kafka", "cleaner", "redis", "sink-s3", "query-api"):
-        out += [service] if service in ours and service in ("kafka", "redis") else [n for n, _ in stack.replicas(value, service)]
+    for service in stack.WAY:
+        out += [service] if service in ours and service in stack.PARTS else [n for n, _ in stack.replicas(value, service)]
     return out
 
 
 def _ready(value, name):
     """(ready, why not)"""
-    if name not in ("kafka", "redis"):
+    if name not in stack.PARTS:
         return http.ready(value["admin"][name], 3)
     host, _, port = value[name].rpartition(":")
     ok = (kafka.broker_answers if name == "kafka" else redis.ping)(host, int(port))
