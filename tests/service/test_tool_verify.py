@@ -274,6 +274,10 @@ def test_expired_records_are_counted(world):
     world.low["demo.geo"] = 5
     found, report = world.verify()
     assert found == set() and report.numbers["expired"] == 5 and report.numbers["expired_rows"] == 5
+    assert report.numbers["expired_without_row"] == 0
+    deltalake.DeltaTable(world.path("geo")).delete("ind = 4")
+    world.verify(as_json=False)
+    assert "        5 of the ok ones Kafka has deleted since; 1 of these left no row: copies, or declared lost" in world.out.getvalue()
 
 
 def test_torn_last_line(world):

@@ -75,9 +75,11 @@ class Report:
         if total > self.most:
             yield "… %d more" % (total - self.most)
         if n["ledger_ok"] or n["ledger_refused"] or n["ledger_unknown"]:
-            yield "ledger  %d ok, %d refused, %d unknown (%d of them stored)%s" % (
-                n["ledger_ok"], n["ledger_refused"], n["ledger_unknown"], n["unknown_stored"],
-                "; %d ok ones are so old that Kafka deleted them" % n["expired"] if n["expired"] else "")
+            yield "ledger  %d ok, %d refused, %d unknown (%d of them stored)" % (
+                n["ledger_ok"], n["ledger_refused"], n["ledger_unknown"], n["unknown_stored"])
+        if n["expired"]:
+            yield "        %d of the ok ones Kafka has deleted since%s" % (
+                n["expired"], "; %d of these left no row: copies, or declared lost" % n["expired_without_row"] if self.tables else "")
         yield "topics  %d raw records" % n["raw_records"]
         if self.tables:
             yield "tables  %d rows, %d rejects, %d copies of rows" % (n["rows"], n["rejects"], n["copies"])
@@ -172,10 +174,20 @@ class TopicCheck:
             low, end = self.bounds.get(partition, (0, 0))
             for offset, (_, name) in places.items():
                 if offset < low:
-                    self.report.numbers["expired"] += 1
+                    self._expired(partition, offset)
                 else:
                     self.report.add("lost", "%s-%d@%d" % (self.topic, partition, offset), "%s was answered ok, but the raw topic%s"
                                     % (name, " has no such record" if offset < end else " ends at %d" % end))
+        self._finish_extra()
+
+    def _expired(self, partition, offset):
+        """An ok record that Kafka has deleted: what became of it can be told if it left a row or a reject."""
+        self.report.numbers["expired"] += 1
+        place = (self.source(partition), offset, 0)
+        if self.clean is not None and place not in self.clean.rows and place not in self.dead.rows:
+            self.report.numbers["expired_without_row"] += 1
+
+    def _finish_extra(self):
         for digest, places in self.extra.items():
             tries = self.said.tries[digest]
             if len(places) > tries.unknown:
