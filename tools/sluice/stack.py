@@ -242,22 +242,25 @@ def _signal(pid, number):
         pass
 
 
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def stop_pids(pids, state, grace):
     """SIGTERM (a stopped process is woken for it), then SIGKILL after `grace` seconds; only what is ours."""
     pids = [p for p in pids if is_ours(p, state)]
     for pid in pids:
         _signal(pid, signal.SIGTERM)
         _signal(pid, signal.SIGCONT)
-    end = time.monotonic() + grace
-    while pids and time.monotonic() < end:
-        time.sleep(0.05)
-        pids = [p for p in pids if is_ours(p, state)]
-    for pid in pids:
+
+    def left():
+        return [p for p in pids if is_ours(p, state)]
+    wait_until(lambda: not left(), grace)
+    for pid in left():
         _signal(pid, signal.SIGKILL)
-    end = time.monotonic() + 10
-    while pids and time.monotonic() < end:
-        time.sleep(0.02)
-        pids = [p for p in pids if is_ours(p, state)]
+    wait_until(lambda: not left(), 10)
 
 
 def clean_leftovers(state, say=lambda text: None):
@@ -321,15 +324,11 @@ def down(state, say=print, grace=60):
         found = "runner"
         _signal(holder, signal.SIGTERM)
         _signal(holder, signal.SIGCONT)
-        end = time.monotonic() + grace
-        while lock.holder() == holder and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_until(lambda: lock.holder() != holder, grace)
         if lock.holder() == holder:
             say("the runner (process %d) did not end within %d s: killed" % (holder, grace))
             _signal(holder, signal.SIGKILL)
-            end = time.monotonic() + 10
-            while lock.holder() == holder and time.monotonic() < end:
-                time.sleep(0.05)
+        wait_until(lambda: not alive(holder), 10)
     if clean_leftovers(state, say) and not found:
         found = "left"
     try:
