@@ -32,4 +32,5 @@ lint: ## Checks layers, banned calls and format
 	@scripts/lint
 
 clean: ## Removes what was built and what make run left
+	@[ ! -d .run ] || ./sluice down --state .run
 	@rm -rf build .run .pytest_cache

@@ -117,10 +117,10 @@ class Place:
             json.dump(self.answers, f)
         os.replace(temp, os.path.join(self.bin, "script.json"))
 
-    def sluice(self, *args, code=0, timeout=120):
+    def sluice(self, *args, code=0, timeout=120, encoding="utf-8"):
         env = dict(os.environ, SLUICE_BIN=self.bin, SLUICE_FOREIGN="1")
         done = subprocess.run([SLUICE, args[0], "--state", self.state] + list(args[1:]), env=env, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, text=True)
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, encoding=encoding)
         assert done.returncode == code, "%s: exit %d\n%s\n%s" % (args, done.returncode, done.stdout, done.stderr)
         return done.stdout + done.stderr
 
@@ -340,6 +340,11 @@ def test_ask(place):
     place.up()
     text = place.sluice("ask")
     assert all("\n%s  (2 rows" % q in text for q in QUESTIONS)
+    os.environ["PYTHONIOENCODING"] = "latin-1"
+    try:
+        assert "Perú ??" in place.sluice("ask", encoding="latin-1")
+    finally:
+        del os.environ["PYTHONIOENCODING"]
     assert "Perú 東京" in text and "#" * terminal.BAR in text
     refused = place.sluice("ask", "nothing-such", code=1)
     assert "HTTP 404" in refused and all(q in refused for q in QUESTIONS)

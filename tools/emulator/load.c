@@ -317,6 +317,35 @@ static uint64_t planned_records(const struct load *l)
     return l->posts == UINT64_MAX ? UINT64_MAX : l->posts * DATASETS;
 }
 
+static void make_lanes(struct load *l)
+{
+    unsigned batch = l->o->batch;
+    l->lanes = MEM_ARRAY(struct lane, l->o->connections);
+    for (unsigned i = 0; i < l->o->connections; i++) {
+        struct lane *lane = &l->lanes[i];
+        lane->load = l;
+        lane->records = MEM_ARRAY(struct record, batch);
+        lane->results = MEM_ARRAY(struct result, batch);
+        buf_init(&lane->values, BODY_BYTES);
+        buf_init(&lane->body, BODY_BYTES + (size_t)batch * 16 + 64);
+    }
+    l->group = MEM_ARRAY(uint64_t, batch);
+}
+
+static void free_lanes(struct load *l)
+{
+    for (unsigned i = 0; i < l->o->connections; i++) {
+        struct lane *lane = &l->lanes[i];
+        loop_timer_stop(&lane->timer);
+        mem_free(lane->records);
+        mem_free(lane->results);
+        buf_deinit(&lane->values);
+        buf_deinit(&lane->body);
+    }
+    mem_free(l->lanes);
+    mem_free(l->group);
+}
+
 int load_open(struct loop *loop, const struct emulator_opts *o, const struct source *s,
               struct ledger *ledger, struct report *report, load_done_fn *done, void *ctx,
               struct load **ret, struct err *e)
@@ -340,16 +369,7 @@ int load_open(struct loop *loop, const struct emulator_opts *o, const struct sou
     l->posts = o->draw ? o->draws : source_rows(s);
     l->requests =
         l->posts == UINT64_MAX ? UINT64_MAX : (l->posts + o->batch - 1) / o->batch * DATASETS;
-    l->lanes = MEM_ARRAY(struct lane, o->connections);
-    for (unsigned i = 0; i < o->connections; i++) {
-        struct lane *lane = &l->lanes[i];
-        lane->load = l;
-        lane->records = MEM_ARRAY(struct record, o->batch);
-        lane->results = MEM_ARRAY(struct result, o->batch);
-        buf_init(&lane->values, BODY_BYTES);
-        buf_init(&lane->body, BODY_BYTES + (size_t)o->batch * 16 + 64);
-    }
-    l->group = MEM_ARRAY(uint64_t, o->batch);
+    make_lanes(l);
     rnd_seed(&l->rnd, o->seed);
     name_targets(l);
     report->begin_us = l->begin_us;
@@ -392,21 +412,12 @@ void load_close(struct load **pl)
     loop_timer_stop(&l->tick);
     loop_timer_stop(&l->progress);
     loop_defer_cancel(&l->feed_soon);
-    for (unsigned i = 0; i < l->o->connections; i++) {
-        struct lane *lane = &l->lanes[i];
-        loop_timer_stop(&lane->timer);
-        mem_free(lane->records);
-        mem_free(lane->results);
-        buf_deinit(&lane->values);
-        buf_deinit(&lane->body);
-    }
-    httpc_close(&l->httpc);
+    httpc_close(&l->httpc); /* before the lanes, whose bodies it sends */
+    free_lanes(l);
     for (int id = 0; id < DATASETS; id++) {
         mem_free(l->urls[id]);
         mem_free(l->topics[id]);
     }
-    mem_free(l->lanes);
-    mem_free(l->group);
     mem_free(l);
     *pl = NULL;
 }

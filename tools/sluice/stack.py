@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import random
+import shlex
 import signal
 import socket
 import time
@@ -49,7 +50,7 @@ def state_dir(given=None):
 
 def state_flag(state):
     """What a command needs so that it finds the state folder: nothing for the one that it takes by itself."""
-    return "" if state == state_dir() else " --state " + state
+    return "" if state == state_dir() else " --state " + shlex.quote(state)
 
 
 def bin_dir(given=None):
