@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import sys
 from collections import namedtuple
 
@@ -18,7 +19,7 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 pa = pytest.importorskip("pyarrow")
 deltalake = pytest.importorskip("deltalake")
 
-from sluice import rules, verify  # noqa: E402
+from sluice import rules, stack, verify  # noqa: E402
 
 Message = namedtuple("Message", "offset key value headers timestamp")
 IDS = {"demo.pin": "PINID", "demo.geo": "GEOID", "demo.user": "USERID"}
@@ -278,6 +279,24 @@ def test_expired_records_are_counted(world):
     deltalake.DeltaTable(world.path("geo")).delete("ind = 4")
     world.verify(as_json=False)
     assert "        5 of the ok ones Kafka has deleted since; 1 of these left no row: copies, or declared lost" in world.out.getvalue()
+
+
+def test_what_cannot_be_read_is_named(world):
+    path = next(x for x in sorted(os.listdir(world.path("geo"))) if x.endswith(".parquet"))
+    for spoil in (lambda f: f.write(b"PAR1" + bytes(200)), lambda f: f.truncate(100)):  # its first page; its end
+        with open(os.path.join(world.path("geo"), path), "r+b") as f:
+            spoil(f)
+        with pytest.raises(stack.Trouble, match="demo_geo_table/%s cannot be read" % path):
+            world.verify()
+    with open(os.path.join(world.path("geo"), "_delta_log", "%020d.json" % 0), "w") as f:
+        f.write("{")
+    with pytest.raises(stack.Trouble, match="demo_geo_table cannot be read"):
+        world.verify()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % nobody.getsockname()[1]
+        with pytest.raises(stack.Trouble, match="Kafka at %s cannot be read" % address):
+            list(verify.raw_records(address, "demo.pin", wait=1))
 
 
 def test_torn_last_line(world):

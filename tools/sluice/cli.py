@@ -106,7 +106,7 @@ def _options(a):
     for name in a.without:
         if name not in stack.WAY:
             raise Usage("--without %s: there are %s" % (name, ", ".join(stack.WAY)))
-    if not a.user or not all(c.isalnum() or c in "_-" for c in a.user):
+    if not a.user or not all(c.isascii() and c.isalnum() or c in "_-" for c in a.user):
         raise Usage("--user %s: letters, digits, _ and - only" % a.user)
     return plan.Options(stack.state_dir(a.state), a.user, os.path.realpath(a.bin) if a.bin else None,
                         [plan.parse_replicas(t) for t in a.replicas], settings, a.without, env, a.start_limit)

@@ -23,10 +23,14 @@ def topic_ids(value):
 def raw_records(servers, topic, wait=60):
     """Yields ('begin', partition, (low, end)) and then ('record', partition, message) for a whole topic."""
     from kafka import KafkaConsumer, TopicPartition
+    from kafka.errors import KafkaError
     # The digests of the values are compared anyway; a checksum in plain Python would take most of the time.
-    consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, group_id=None, check_crcs=False,
-                             auto_offset_reset="earliest", request_timeout_ms=30000, fetch_max_bytes=8 << 20,
-                             max_partition_fetch_bytes=4 << 20)
+    try:
+        consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, group_id=None, check_crcs=False,
+                                 auto_offset_reset="earliest", request_timeout_ms=30000, fetch_max_bytes=8 << 20,
+                                 max_partition_fetch_bytes=4 << 20, bootstrap_timeout_ms=500 * wait)
+    except KafkaError as e:
+        raise Trouble("Kafka at %s cannot be read: %s" % (servers, e)) from e
     try:
         for number in sorted(_partitions(consumer, servers, topic)):
             part = TopicPartition(topic, number)
@@ -36,6 +40,8 @@ def raw_records(servers, topic, wait=60):
             if low < high:
                 for message in _messages(consumer, part, low, high, wait):
                     yield "record", number, message
+    except KafkaError as e:
+        raise Trouble("Kafka at %s cannot be read: %s" % (servers, e)) from e
     finally:
         consumer.close()
 

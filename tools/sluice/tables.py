@@ -3,6 +3,7 @@
 Of a row its place and a digest of its content are kept.
 SPDX-License-Identifier: Apache-2.0
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import urllib.parse
 
 from . import rules
+from .stack import Trouble
 
 PIECE = 20000
 PLACE = ("_source", "_position", "_item", "_ingested_at")
@@ -47,6 +49,17 @@ def commit_versions(folder):
     return out
 
 
+@contextlib.contextmanager
+def readable(path):
+    """Makes a table or a file that cannot be read a matter of words."""
+    import pyarrow as pa
+    from deltalake.exceptions import DeltaError
+    try:
+        yield
+    except (OSError, pa.ArrowException, DeltaError) as e:
+        raise Trouble("%s cannot be read: %s" % (path, e)) from e
+
+
 def files(folder):
     """Yields (path, rewritten, ParquetFile) of the table's files in the order of their commits.
 
@@ -57,12 +70,13 @@ def files(folder):
     import pyarrow.parquet as pq
     if not os.path.isdir(os.path.join(folder, "_delta_log")):
         return
-    actions = pa.table(deltalake.DeltaTable(folder).get_add_actions(flatten=True))
+    with readable(folder):
+        actions = pa.table(deltalake.DeltaTable(folder).get_add_actions(flatten=True))
     versions = {urllib.parse.unquote(p): v for p, v in commit_versions(folder).items()}
     # Files whose commit is in a checkpoint only come first, and say nothing about the order.
     found = [(versions.get(p, (-1, True)), p) for p in (urllib.parse.unquote(str(p)) for p in actions.column("path").to_pylist())]
     for (_, rewritten), path in sorted(found, key=lambda f: f[0][0]):
-        with pq.ParquetFile(os.path.join(folder, path)) as file:
+        with readable(os.path.join(folder, path)), pq.ParquetFile(os.path.join(folder, path)) as file:
             yield path, rewritten, file
 
 
@@ -84,18 +98,19 @@ class Table:
     """
 
     def __init__(self, folder, dataset, report):
+        self.folder = folder
         self.name = os.path.basename(folder)
         self.rows = {}           # (source, position, item) -> (digest, ingested_at ms)
         self.contents = set()    # all digests
         self.names = rules.COLUMNS.get(dataset) or DEAD_COLUMNS
         self.doubled = "doubled" if dataset in rules.COLUMNS else "dead_doubled"
-        self._load(folder, report)
+        self._load(report)
 
-    def _load(self, folder, report):
+    def _load(self, report):
         last = {}   # source -> the place after which appended rows must stand
-        for path, rewritten, file in files(folder):
+        for path, rewritten, file in files(self.folder):
             within = {}
-            for place, row in self._read(file):
+            for place, row in self._read(path, file):
                 before = within.get(place[0])
                 if before is None and not rewritten:
                     before = last.get(place[0])
@@ -107,9 +122,14 @@ class Table:
             for source, place in within.items():
                 last[source] = max(last.get(source, place), place) if rewritten else place
 
-    def _read(self, file):
+    def _read(self, path, file):
         """((source, position, item), (digest, ingested_at)) of every row."""
-        for batch in file.iter_batches(PIECE, columns=list(PLACE + self.names)):
+        batches = file.iter_batches(PIECE, columns=list(PLACE + self.names))
+        while True:
+            with readable(os.path.join(self.folder, path)):
+                batch = next(batches, None)
+            if batch is None:
+                return
             columns = [_values(batch.column(name)) for name in PLACE + self.names]
             for source, position, item, ingested, *values in zip(*columns):
                 yield (sys.intern(source), position, item), (content_digest(tuple(values)), ingested)

@@ -221,10 +221,11 @@ def foreign_rows(report, table, known, topics):
             report.add("phantom", table.where(place), "a source that cannot be")
 
 
-def check(value, ledgers, report, raw_only=False, ids=None, records=raw_records):
-    """The whole comparison; the report has the result. `ids` and `records` say what the raw topics are."""
+def check(value, ledgers, report, raw_only=False, ids=None, records=raw_records, say=lambda what: None):
+    """The whole comparison; the report has the result. `ids` and `records` say what the raw topics are; `say` hears what is read."""
     user = value.get("user", "demo")
     topics = {d: "%s.%s" % (user, d) for d in DATASETS}
+    say("the ledgers")
     ledger = read_ledgers(ledgers, user, report)
     others = set(ledger.topics) - set(topics.values())
     if others:
@@ -243,6 +244,7 @@ def check(value, ledgers, report, raw_only=False, ids=None, records=raw_records)
 
     dead, known = load("dead"), set()
     for dataset, topic in topics.items():
+        say("%s and its table" % topic)
         one = TopicCheck(report, ledger.topics.pop(topic, None) or Topic(), dataset, topic, ids[topic], load(dataset), dead)
         one.run(records(value["kafka"], topic))
         known |= {one.source(p) for p in one.bounds}
@@ -288,5 +290,6 @@ def main(state, ledgers, as_json=False, raw_only=False, most=200):
             behind = str(e).splitlines()
         for line in behind:
             print("note: not settled, so what is missing there is found lost: " + line, file=sys.stderr)
-    check(value, ledgers, report, raw_only)
+    people = sys.stderr.isatty()
+    check(value, ledgers, report, raw_only, say=lambda what: people and print("reading %s …" % what, file=sys.stderr))
     return report.finish()
