@@ -30,6 +30,7 @@ struct loop {
     size_t heap_n, heap_cap;
     uint64_t seq, armed_due_ms, turns, now_ms;
     bool armed, now_valid, running, once_waits;
+    bool ran_timer;           /* since the last end_turn, which libuv's timer phase comes before */
     struct loop *left_before; /* see loop_free */
 };
 
@@ -164,6 +165,7 @@ static void run_timers(struct loop *loop)
     while (loop->heap_n && loop->heap[0]->due_ms <= now_ms && loop->heap[0]->seq <= seq) {
         struct loop_timer *t = loop->heap[0];
         heap_remove(loop, t);
+        loop->ran_timer = true;
         t->fn(t->ctx);
     }
     arm(loop);
@@ -185,12 +187,12 @@ static bool run_list(struct list *from)
 
 static bool end_turn(struct loop *loop)
 {
-    bool any = timers_due(loop);
     run_timers(loop);
+    bool any = loop->ran_timer;
     any |= run_list(&loop->deferred);
     any |= run_list(&loop->turn_end);
     loop->turns++;
-    loop->now_valid = false;
+    loop->now_valid = loop->ran_timer = false;
     arm(loop);
     if (list_empty(&loop->deferred) && list_empty(&loop->turn_end) && !timers_due(loop))
         (void)uv_idle_stop(&loop->idle); /* never fails */

@@ -64,6 +64,25 @@ static void timers_fire_in_order_of_the_fake_clock(void **state)
     assert_null(seen.loop);
 }
 
+/* The process may lose the processor between the start of a timer and the turn: the timer then fires before the turn would sleep. */
+static void one_turn_does_not_sleep_after_a_timer_that_was_late(void **state)
+{
+    (void)state;
+    struct seen seen = {.loop = loop_new()};
+    struct note late = {.seen = &seen, .what = 1}, far = {.seen = &seen, .what = 2};
+    uint64_t begin = uv_hrtime();
+    loop_timer_start(seen.loop, &far.timer, 20000, on_note, &far);
+    loop_timer_start(seen.loop, &late.timer, 1, on_note, &late);
+    while (uv_hrtime() - begin < 5000000)
+        ;
+    loop_run_once(seen.loop, true);
+    assert_int_equal(seen.n, 1);
+    assert_int_equal(seen.order[0], 1);
+    assert_true(uv_hrtime() - begin < 10000000000);
+    loop_timer_stop(&far.timer);
+    assert_int_equal(loop_free(&seen.loop), 0);
+}
+
 struct model {
     struct loop *loop;
     struct loop_timer timers[MANY];
@@ -273,6 +292,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(timers_fire_in_order_of_the_fake_clock),
+        cmocka_unit_test(one_turn_does_not_sleep_after_a_timer_that_was_late),
         cmocka_unit_test(any_mix_of_starts_and_stops_fires_what_is_due),
         cmocka_unit_test(a_loop_with_nothing_but_timers_stays_alive_and_is_not_early),
         cmocka_unit_test(what_queues_itself_again_takes_a_turn_each_and_never_sleeps),
