@@ -19,10 +19,10 @@ enum {
     PROBE_TIMEOUT_MS = 5000,
     PROBE_CHUNK_MS = 1000, /* a worker looks up this often whether anybody still waits for it */
     PROBE_EVERY_UP_MS = 3000,
-    LEAVE_WAIT_MS = 20,
+    QUIET_MS = 20,
+    LEAVE_LIMIT_MS = 5000,
     DESTROY_LIMIT_MS =
-        10000, /* what the library has not given back by then is left to the process's end */
-    LEAVE_TRIES = 1000
+        10000 /* what the library has not given back by then is left to the process's end */
 };
 
 /* The instance is at work or being destroyed; is gone; was given up by the loop. */
@@ -377,25 +377,42 @@ struct kafka_core *kafka_core_open(struct loop *loop, const struct kafka_core_op
     return core;
 }
 
-/* A consumer that is leaving its group waits for answers to its revocations; the owner has gone, so they are given here. */
-static void finish_leaving_mt(struct kafka_core *core)
+/* Ends the consumer's part in its group, as static members do: they send no LeaveGroup. NO_CONSUMER_CLOSE alone is not enough:
+ * librdkafka 2.15 then waits for good, its main thread turning without end, for an answer to partitions that it had offered and
+ * nobody took. A close through the queue revokes them, and whoever serves the queue answers.
+ * An answer that comes when the group is just ended never returns (librdkafka's issue 4884). So one is given only when the queue
+ * has been quiet, which is when the library waits: the first for what the owner had not answered, others for what came since. */
+static void end_membership_mt(struct kafka_core *core)
 {
-    rd_kafka_assign(core->rk, NULL);
-    for (unsigned i = 0; i < LEAVE_TRIES && !rd_kafka_consumer_closed(core->rk); i++) {
-        rd_kafka_event_t *ev = rd_kafka_queue_poll(core->queue, LEAVE_WAIT_MS);
-        if (!ev)
-            continue;
-        if (rd_kafka_event_type(ev) == RD_KAFKA_EVENT_REBALANCE)
+    bool owed = true;
+    rd_kafka_error_t *error =
+        core->leaving ? NULL : rd_kafka_consumer_close_queue(core->rk, core->queue);
+    if (error) {
+        /* Closed before, or a fatal error: that makes every answer a hand-back, and the group does not end before it. */
+        if (rd_kafka_error_is_fatal(error))
             rd_kafka_assign(core->rk, NULL);
-        rd_kafka_event_destroy(ev);
+        rd_kafka_error_destroy(error);
+        return;
+    }
+    for (uint64_t end = uv_hrtime() + LEAVE_LIMIT_MS * 1000000ULL;
+         !rd_kafka_consumer_closed(core->rk) && uv_hrtime() < end;) {
+        rd_kafka_event_t *ev = rd_kafka_queue_poll(core->queue, QUIET_MS);
+        if (ev) {
+            owed |= rd_kafka_event_type(ev) == RD_KAFKA_EVENT_REBALANCE;
+            rd_kafka_event_destroy(ev);
+            continue;
+        }
+        if (owed)
+            rd_kafka_assign(core->rk, NULL);
+        owed = false;
     }
 }
 
 static void destroy_mt(void *arg)
 {
     struct kafka_core *core = arg;
-    if (core->leaving)
-        finish_leaving_mt(core);
+    if (core->consumer)
+        end_membership_mt(core);
     rd_kafka_queue_destroy(core->queue);
     rd_kafka_destroy_flags(core->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
     int pending = END_PENDING;
@@ -403,8 +420,7 @@ static void destroy_mt(void *arg)
         uv_async_send(&core->async);
 }
 
-/* librdkafka 2.15 can hang for good when a consumer is destroyed while its group changes: its main thread turns without end. The handle
- * is closed then, and the instance with the core stays until the process ends. */
+/* The last resort. The handle is closed, and the instance with the core stays until the process ends. */
 static void on_destroy_late(void *ctx)
 {
     struct kafka_core *core = ctx;

@@ -138,7 +138,7 @@ void kafka_consumer_commit(struct kafka_consumer *c, const struct kafka_partitio
                            kafka_offsets_fn *done, void *ctx);
 /* Leaves the group unless static, hands back partitions by on_assign(REVOKED), then on_closed. Optional before close. */
 void kafka_consumer_leave(struct kafka_consumer *c);
-/* No callback after it, pending done callbacks included. */
+/* No callback after it, pending done callbacks included. What was not handed back counts as handed back; leaves the group unless static. */
 void kafka_consumer_close(struct kafka_consumer **c);
 
 /* ---------------------------------------------------------------- questions and orders */

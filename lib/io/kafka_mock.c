@@ -3,6 +3,7 @@
 #include "io/kafka_mock.h"
 
 #include "base/mem.h"
+#include <stdbool.h>
 
 /* The library's header has a `const int` function. */
 #pragma GCC diagnostic ignored "-Wignored-qualifiers"
@@ -14,11 +15,18 @@
 void rd_kafka_mock_group_initial_rebalance_delay_ms(rd_kafka_mock_cluster_t *cluster,
                                                     int32_t delay_ms);
 rd_kafka_resp_err_t rd_kafka_mock_broker_add(rd_kafka_mock_cluster_t *cluster, int32_t broker_id);
+struct rd_kafka_mock_request_s;
+void rd_kafka_mock_start_request_tracking(rd_kafka_mock_cluster_t *cluster);
+struct rd_kafka_mock_request_s **rd_kafka_mock_get_requests(rd_kafka_mock_cluster_t *cluster,
+                                                            size_t *ret_n);
+int16_t rd_kafka_mock_request_api_key(struct rd_kafka_mock_request_s *request);
+void rd_kafka_mock_request_destroy_array(struct rd_kafka_mock_request_s **requests, size_t n);
 
 struct kafka_mock {
     rd_kafka_t *rk; /* the cluster hangs on an instance that does nothing else */
     rd_kafka_mock_cluster_t *cluster;
     int brokers;
+    bool counts;
 };
 
 struct kafka_mock *kafka_mock_new(int brokers)
@@ -92,4 +100,17 @@ void kafka_mock_set_rtt(struct kafka_mock *m, int rtt_ms)
 {
     for (int id = 0; id <= m->brokers; id++)
         rd_kafka_mock_broker_set_rtt(m->cluster, id, rtt_ms);
+}
+
+size_t kafka_mock_requests(struct kafka_mock *m, int request)
+{
+    size_t all, n = 0;
+    if (!m->counts)
+        rd_kafka_mock_start_request_tracking(m->cluster);
+    m->counts = true;
+    struct rd_kafka_mock_request_s **requests = rd_kafka_mock_get_requests(m->cluster, &all);
+    for (size_t i = 0; i < all; i++)
+        n += rd_kafka_mock_request_api_key(requests[i]) == request;
+    rd_kafka_mock_request_destroy_array(requests, all);
+    return n;
 }

@@ -8,13 +8,15 @@
 #include <stdint.h>
 
 struct kafka_mock;
-/* The protocol's request types that tests let fail. */
+/* The protocol's request types that tests let fail, or count. */
 enum {
     KAFKA_MOCK_PRODUCE = 0,
     KAFKA_MOCK_FETCH = 1,
     KAFKA_MOCK_METADATA = 3,
     KAFKA_MOCK_COMMIT = 8,
-    KAFKA_MOCK_HEARTBEAT = 12
+    KAFKA_MOCK_HEARTBEAT = 12,
+    KAFKA_MOCK_LEAVE_GROUP = 13,
+    KAFKA_MOCK_SYNC_GROUP = 14
 };
 /* Errors of the protocol, by their numbers there. */
 enum {
@@ -39,3 +41,5 @@ void kafka_mock_push_error(struct kafka_mock *m, int request, int error, size_t 
 void kafka_mock_set_down(struct kafka_mock *m, int broker,
                          int down);                        /* ids are 0 to `brokers`; -1: all */
 void kafka_mock_set_rtt(struct kafka_mock *m, int rtt_ms); /* of all brokers */
+/* How many requests of that type have come since the first call for any type. */
+size_t kafka_mock_requests(struct kafka_mock *m, int request);

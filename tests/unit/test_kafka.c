@@ -752,6 +752,7 @@ static void test_static_member(void **state)
     fill(f, "t", 0, 10);
     open_consumer(f, &a, "t", "cleaner-0");
     wait_for(f, &a.n, 10);
+    assert_int_equal(kafka_mock_requests(f->mock, KAFKA_MOCK_LEAVE_GROUP), 0);
     kafka_consumer_leave(a.c);
     kafka_consumer_leave(a.c);
     wait_for(f, &a.closed, 1);
@@ -760,6 +761,8 @@ static void test_static_member(void **state)
     open_consumer(f, &a, "t", "cleaner-0");
     wait_for(f, &a.n, 10);
     kafka_consumer_close(&a.c);
+    settle(f);
+    assert_int_equal(kafka_mock_requests(f->mock, KAFKA_MOCK_LEAVE_GROUP), 0);
 }
 
 static void test_consumer_close(void **state)
@@ -791,6 +794,36 @@ static void test_consumer_close(void **state)
     open_consumer(f, &s, "t", NULL);
     turn(f, 100);
     kafka_consumer_close(&s.c);
+}
+
+/* The group has given partitions out and the owner never turns to hear of it: the library's end must not wait for the answer. */
+static void close_unanswered(struct fix *f, const char *instance)
+{
+    struct source s = {.group = instance ? "static" : "dynamic"};
+    size_t synced = kafka_mock_requests(f->mock, KAFKA_MOCK_SYNC_GROUP);
+    size_t left = kafka_mock_requests(f->mock, KAFKA_MOCK_LEAVE_GROUP);
+    open_consumer(f, &s, "t", instance);
+    for (uint64_t end = clock_ms() + WAIT_MS;
+         kafka_mock_requests(f->mock, KAFKA_MOCK_SYNC_GROUP) == synced;) {
+        assert_true(clock_ms() < end);
+        uv_sleep(5);
+    }
+    uv_sleep(100); /* the answer is here by now, or comes during the end */
+    kafka_consumer_close(&s.c);
+    uint64_t begin = clock_ms();
+    settle(f);
+    assert_true(clock_ms() - begin < 8000); /* it is given up after 10 s */
+    assert_int_equal(s.owned, 0);
+    left += !instance;
+    assert_int_equal(kafka_mock_requests(f->mock, KAFKA_MOCK_LEAVE_GROUP), left);
+}
+
+static void test_close_unanswered(void **state)
+{
+    struct fix *f = *state;
+    kafka_mock_topic(f->mock, "t", 2);
+    close_unanswered(f, NULL);
+    close_unanswered(f, "cleaner-0");
 }
 
 /* ---- questions ---- */
@@ -972,11 +1005,27 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-        T(test_produce),       T(test_refusals),       T(test_queue_full),  T(test_broker_down),
-        T(test_gapless_fatal), T(test_producer_close), T(test_bad_setting), T(test_consume_group),
-        T(test_seek_filter),   T(test_groupless),      T(test_fenced),      T(test_commit),
-        T(test_pause),         T(test_out_of_range),   T(test_rebalance),   T(test_slow_owner),
-        T(test_static_member), T(test_consumer_close), T(test_admin),       T(test_admin_away),
+        T(test_produce),
+        T(test_refusals),
+        T(test_queue_full),
+        T(test_broker_down),
+        T(test_gapless_fatal),
+        T(test_producer_close),
+        T(test_bad_setting),
+        T(test_consume_group),
+        T(test_seek_filter),
+        T(test_groupless),
+        T(test_fenced),
+        T(test_commit),
+        T(test_pause),
+        T(test_out_of_range),
+        T(test_rebalance),
+        T(test_slow_owner),
+        T(test_static_member),
+        T(test_consumer_close),
+        T(test_close_unanswered),
+        T(test_admin),
+        T(test_admin_away),
         T(test_real_cluster),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
