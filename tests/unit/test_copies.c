@@ -7,84 +7,25 @@
 #include <cmocka.h>
 #include "base/mem.h"
 #include "sink-s3/copies.h"
-#include "support/tmpdir.h"
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <signal.h>
+#include "support/redis_server.h"
+#include "support/turning.h"
 #include <stdio.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#define DEADLINE_NS 60000000000ULL
 #define TABLE "11111111-2222-3333-4444-555555555555"
 
-static struct loop *loop;
-static struct loop_timer tick;
 static struct copies *copies;
 static struct redis *client; /* looks into the server beside it */
-static char *dir;
-static unsigned port;
-static pid_t server;
+static struct redis_server server;
 static int done_n;
 static uint64_t done_unasked;
 
-static void on_tick(void *ctx)
-{
-    (void)ctx; /* only ends the wait of loop_run_once */
-}
-
-#define WAIT(cond)                                                                                 \
-    for (uint64_t end_ = uv_hrtime() + DEADLINE_NS; !(cond);) {                                    \
-        assert_true(uv_hrtime() < end_);                                                           \
-        loop_timer_start(loop, &tick, 5, on_tick, NULL);                                           \
-        loop_run_once(loop, true);                                                                 \
-        loop_timer_stop(&tick);                                                                    \
-    }
-
-static void server_start(void)
-{
-    char text[8];
-    if (!port) { /* one that was free a moment ago */
-        struct sockaddr_in sa = {.sin_family = AF_INET};
-        socklen_t n = sizeof(sa);
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-        assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &n), 0);
-        port = ntohs(sa.sin_port);
-        close(fd);
-    }
-    snprintf(text, sizeof(text), "%u", port);
-    server = fork();
-    assert_true(server >= 0);
-    if (server == 0) {
-        int null = open("/dev/null", O_RDWR);
-        if (null < 0 || dup2(null, 1) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
-            _exit(1);
-        execlp("redis-server", "redis-server", "--port", text, "--bind", "127.0.0.1", "--dir", dir,
-               "--save", "", "--appendonly", "no", (char *)NULL);
-        _exit(1);
-    }
-}
-
-static void server_kill(void)
-{
-    assert_int_equal(kill(server, SIGKILL), 0);
-    assert_int_equal(waitpid(server, NULL, 0), server);
-}
-
 static int setup(void **state)
 {
-    (void)state;
     char url[64];
     struct err e;
-    dir = tmpdir_new();
-    loop = loop_new();
-    port = 0;
-    server_start();
-    snprintf(url, sizeof(url), "redis://127.0.0.1:%u", port);
+    (void)turning_setup(state);
+    redis_server_start(&server, NULL);
+    snprintf(url, sizeof(url), "redis://127.0.0.1:%u", server.port);
     const struct copies_opts o = {.redis_url = url, .user = "demo", .window_ms = 3600000};
     const struct redis_opts ro = {.url = url};
     assert_int_equal(copies_open(loop, &o, &copies, &e), 0);
@@ -96,12 +37,10 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    (void)state;
     copies_close(&copies);
     redis_close(&client);
-    server_kill();
-    tmpdir_remove(&dir);
-    return loop_free(&loop);
+    redis_server_end(&server);
+    return turning_teardown(state);
 }
 
 /* A batch of one span with `n` rows; the keys of the rows are `first`, `first` + 1, … modulo `distinct`. */
@@ -221,12 +160,12 @@ static void test_redis_away(void **state)
 {
     (void)state;
     struct batch *b = make(1000, 0, 900);
-    server_kill();
+    redis_server_kill(&server);
     WAIT(!copies_connected(copies));
     assert_int_equal(look(b), 100); /* within the batch they are seen all the same */
     assert_int_equal(done_unasked, 900);
     assert_int_equal(copies_set(copies, b), 900);
-    server_start();
+    redis_server_start(&server, NULL);
     WAIT(copies_connected(copies));
     assert_int_equal(look(b), 100);
     assert_int_equal(done_unasked, 0);

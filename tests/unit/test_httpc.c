@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "io/httpd.h"
+#include "support/turning.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -106,13 +107,7 @@ static void close_fix(struct fix *f)
     mem_free(f);
 }
 
-#define UNTIL(f, cond)                                                                             \
-    do {                                                                                           \
-        uint64_t end_ = clock_ms() + WAIT_MS;                                                      \
-        while (!(cond) && clock_ms() < end_)                                                       \
-            loop_run_once((f)->loop, false);                                                       \
-        assert_true(cond);                                                                         \
-    } while (0)
+#define UNTIL(f, cond) TURN_UNTIL((f)->loop, cond)
 
 static void ask(struct fix *f, const char *method, const char *path, struct str body,
                 const char *const *headers, uint64_t timeout_ms, struct reply *r,

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "gateway/rest_wire.h"
+#include "support/turning.h"
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -116,13 +117,7 @@ static void on_done(struct outbox_item *item, int rc, const Sluice__ProduceAnswe
     r->offset = rc == 0 ? a->offset[0] : -1;
 }
 
-#define UNTIL(f, cond)                                                                             \
-    do {                                                                                           \
-        uint64_t end_ = clock_ms() + WAIT_MS;                                                      \
-        while (!(cond) && clock_ms() < end_)                                                       \
-            loop_run_once((f)->loop, false);                                                       \
-        assert_true(cond);                                                                         \
-    } while (0)
+#define UNTIL(f, cond) TURN_UNTIL((f)->loop, cond)
 
 static struct fix *open_fix(uint64_t timeout_ms, uint64_t gather_ms, size_t message_bytes)
 {

@@ -3,115 +3,15 @@
 #include "io/redis.h"
 #include "base/clock.h"
 #include "base/mem.h"
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
+#include "support/raw.h"
+#include "support/redis_server.h"
+#include "support/turning.h"
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
-#include <setjmp.h>
 #include <cmocka.h>
-
-#define DEADLINE_NS 60000000000ULL
-
-static struct loop *loop;
-static struct loop_timer tick;
-
-static void on_tick(void *ctx)
-{
-    (void)ctx; /* only ends the wait of loop_run_once */
-}
-
-static void turn(void)
-{
-    loop_timer_start(loop, &tick, 5, on_tick, NULL);
-    loop_run_once(loop, true);
-    loop_timer_stop(&tick);
-}
-
-#define WAIT(cond)                                                                                 \
-    for (uint64_t end_ = uv_hrtime() + DEADLINE_NS; !(cond);) {                                    \
-        assert_true(uv_hrtime() < end_);                                                           \
-        turn();                                                                                    \
-    }
-
-static int setup(void **state)
-{
-    (void)state;
-    loop = loop_new();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    clock_real();
-    return loop_free(&loop);
-}
-
-/* ---- sockets and servers ---- */
-
-static int raw_listen(unsigned *ret_port)
-{
-    struct sockaddr_in sa = {.sin_family = AF_INET};
-    socklen_t n = sizeof(sa);
-    sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
-    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-    assert_int_equal(listen(fd, 10), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &n), 0);
-    *ret_port = ntohs(sa.sin_port);
-    return fd;
-}
-
-struct server {
-    pid_t pid;
-    unsigned port;
-    char dir[40];
-};
-
-static void server_start(struct server *s, const char *password)
-{
-    char port[8];
-    if (!s->port)
-        close(raw_listen(&s->port)); /* a port that was free a moment ago */
-    if (!s->dir[0]) {
-        snprintf(s->dir, sizeof(s->dir), "/tmp/test_redis_XXXXXX");
-        assert_non_null(mkdtemp(s->dir));
-    }
-    snprintf(port, sizeof(port), "%u", s->port);
-    s->pid = fork();
-    assert_true(s->pid >= 0);
-    if (s->pid == 0) {
-        int null = open("/dev/null", O_RDWR);
-        if (null < 0 || dup2(null, 1) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
-            _exit(1);
-        execlp("redis-server", "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir",
-               s->dir, "--save", "", "--appendonly", "no", "--requirepass",
-               password ? password : "", (char *)NULL);
-        _exit(1);
-    }
-}
-
-static void server_kill(struct server *s, int signal_no)
-{
-    assert_int_equal(kill(s->pid, signal_no), 0);
-    assert_int_equal(waitpid(s->pid, NULL, 0), s->pid);
-}
-
-static void server_end(struct server *s)
-{
-    server_kill(s, SIGKILL);
-    assert_int_equal(rmdir(s->dir), 0); /* nothing was saved in it */
-}
 
 /* ---- a client that counts ---- */
 
@@ -167,7 +67,7 @@ static void on_reply(void *ctx, int rc, const struct redis_reply *reply)
     redis_command((u)->redis, (const struct str[]){__VA_ARGS__},                                   \
                   sizeof((const struct str[]){__VA_ARGS__}) / sizeof(struct str), on_reply, (u))
 
-static struct server real;
+static struct redis_server real;
 
 static void values_go_and_come_whole(void **state)
 {
@@ -220,7 +120,7 @@ static void a_flood_is_pipelined_in_order_and_bounded(void **state)
         if (sent < total)
             assert_int_equal(COMMAND(&u, STR("INCR"), STR("flood")), ERR_BUSY);
         turn();
-        assert_true(uv_hrtime() - begin < 2 * DEADLINE_NS);
+        assert_true(uv_hrtime() - begin < 2 * TURNING_NS);
     }
     print_message("%.0f commands/s\n", total * 1e9 / (double)(uv_hrtime() - begin));
     assert_int_equal(u.number, total);
@@ -230,9 +130,9 @@ static void a_flood_is_pipelined_in_order_and_bounded(void **state)
 static void a_killed_server_fails_what_is_in_flight_once_and_it_comes_back(void **state)
 {
     (void)state;
-    struct server s = {0};
+    struct redis_server s = {0};
     struct user u = {0}, forgotten = {0};
-    server_start(&s, NULL);
+    redis_server_start(&s, NULL);
     user_open(&u, s.port, "", (struct redis_opts){0});
     WAIT(redis_connected(u.redis));
     /* It is stopped, so that the commands stay in flight. */
@@ -242,28 +142,28 @@ static void a_killed_server_fails_what_is_in_flight_once_and_it_comes_back(void 
     assert_int_equal(redis_command(u.redis, &STR("PING"), 1, on_reply, &forgotten), 0);
     redis_forget(u.redis, &forgotten);
     turn();
-    server_kill(&s, SIGKILL);
+    redis_server_kill(&s);
     WAIT(u.lost + u.ok == 100 && u.downs >= 1);
     assert_int_equal(u.lost, 100);
     assert_int_equal(forgotten.lost + forgotten.ok, 0);
     assert_int_equal(COMMAND(&u, STR("PING")), ERR_UNAVAILABLE);
     assert_false(redis_connected(u.redis));
-    server_start(&s, NULL);
+    redis_server_start(&s, NULL);
     WAIT(redis_connected(u.redis));
     assert_int_equal(COMMAND(&u, STR("PING")), 0);
     WAIT(u.ok == 1);
     assert_string_equal(u.text, "PONG");
     assert_int_equal(u.ups, 2);
     redis_close(&u.redis);
-    server_end(&s);
+    redis_server_end(&s);
 }
 
 static void passwords_and_databases_come_from_the_url(void **state)
 {
     (void)state;
-    struct server s = {0};
+    struct redis_server s = {0};
     struct user good = {0}, wrong = {0}, none = {0};
-    server_start(&s, "se:cr@t");
+    redis_server_start(&s, "se:cr@t");
     user_open(&good, s.port, ":se%3Acr%40t@", (struct redis_opts){0});
     WAIT(redis_connected(good.redis));
     user_open(&wrong, s.port, "default:other@", (struct redis_opts){0});
@@ -289,7 +189,7 @@ static void passwords_and_databases_come_from_the_url(void **state)
     assert_int_equal(third.number, 0);
     redis_close(&third.redis);
     redis_close(&good.redis);
-    server_end(&s);
+    redis_server_end(&s);
 }
 
 static void bad_urls_are_refused_without_repeating_them(void **state)
@@ -319,28 +219,14 @@ static void bad_urls_are_refused_without_repeating_them(void **state)
 static int fake_accept(int listener)
 {
     int fd = -1;
-    WAIT((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0);
+    WAIT((fd = raw_accept(listener)) >= 0);
     return fd;
-}
-
-static void fake_send(int fd, const char *bytes, size_t n)
-{
-    assert_int_equal(send(fd, bytes, n, MSG_NOSIGNAL), (ssize_t)n);
 }
 
 static void fake_up(struct user *u, int fd)
 {
-    fake_send(fd, "+PONG\r\n", 7);
+    raw_send(fd, "+PONG\r\n", 7);
     WAIT(redis_connected(u->redis));
-}
-
-static bool raw_ended(int fd)
-{
-    char bytes[4096];
-    ssize_t n;
-    while ((n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0)
-        ;
-    return n == 0 || errno != EAGAIN;
 }
 
 static void what_a_server_must_not_say_cuts_the_connection(void **state)
@@ -368,7 +254,7 @@ static void what_a_server_must_not_say_cuts_the_connection(void **state)
         assert_int_equal(COMMAND(&u, STR("A")), 0);
         assert_int_equal(COMMAND(&u, STR("B")), 0);
         turn();
-        fake_send(fd, bad[i].bytes, bad[i].n);
+        raw_send(fd, bad[i].bytes, bad[i].n);
         WAIT(u.downs == 1 && raw_ended(fd));
         assert_int_equal(u.ok, bad[i].answered);
         assert_int_equal(u.lost, 2 - bad[i].answered);
@@ -393,17 +279,17 @@ static void a_reply_over_its_cap_cuts_and_many_small_ones_do_not(void **state)
         assert_int_equal(COMMAND(&u, STR("A")), 0);
     turn();
     for (int i = 0; i < 500; i++)
-        fake_send(fd, "$10\r\n0123456789\r\n", 17);
+        raw_send(fd, "$10\r\n0123456789\r\n", 17);
     WAIT(u.ok == 500);
     assert_int_equal(COMMAND(&u, STR("A")), 0);
     turn();
-    fake_send(fd, "$1000000\r\n", 10);
+    raw_send(fd, "$1000000\r\n", 10);
     char part[900] = {0};
-    fake_send(fd, part, sizeof(part));
+    raw_send(fd, part, sizeof(part));
     for (int i = 0; i < 5; i++)
         turn();
     assert_int_equal(u.downs, 0);
-    fake_send(fd, part, sizeof(part));
+    raw_send(fd, part, sizeof(part));
     WAIT(u.lost == 1);
     assert_non_null(strstr(u.detail, "ERR_TOO_LARGE"));
     close(fd);
@@ -424,7 +310,7 @@ static void cut_in_mid_reply_and_slow_ends_are_one_failure_each(void **state)
     assert_int_equal(COMMAND(&u, STR("A")), 0);
     assert_int_equal(COMMAND(&u, STR("B")), 0);
     turn();
-    fake_send(fd, "+OK\r\n$100\r\nhalf", 15);
+    raw_send(fd, "+OK\r\n$100\r\nhalf", 15);
     WAIT(u.ok == 1);
     close(fd);
     WAIT(u.lost == 1);
@@ -432,7 +318,7 @@ static void cut_in_mid_reply_and_slow_ends_are_one_failure_each(void **state)
 
     fd = fake_accept(listener); /* back, byte by byte */
     for (int i = 0; i < 7; i++) {
-        fake_send(fd, &"+PONG\r\n"[i], 1);
+        raw_send(fd, &"+PONG\r\n"[i], 1);
         turn();
     }
     WAIT(redis_connected(u.redis));
@@ -460,7 +346,7 @@ static void cut_in_mid_reply_and_slow_ends_are_one_failure_each(void **state)
 
     clock_fake(now_us + 19000000, 0);
     fd = fake_accept(listener); /* still loading */
-    fake_send(fd, "-LOADING Redis is loading the dataset in memory\r\n", 49);
+    raw_send(fd, "-LOADING Redis is loading the dataset in memory\r\n", 49);
     WAIT(strstr(u.detail, "LOADING"));
     close(fd);
     close(listener);
@@ -504,7 +390,7 @@ static void it_may_be_closed_at_any_moment(void **state)
             assert_int_equal(redis_command(closer.redis, &STR("A"), 1, on_reply_close, NULL), 0);
         turn();
         if (!lost)
-            fake_send(fd, ":1\r\n:2\r\n:3\r\n", 12);
+            raw_send(fd, ":1\r\n:2\r\n:3\r\n", 12);
         else
             close(fd);
         WAIT(!closer.redis);
@@ -519,14 +405,14 @@ static void it_may_be_closed_at_any_moment(void **state)
 static int start_real(void **state)
 {
     (void)state;
-    server_start(&real, NULL);
+    redis_server_start(&real, NULL);
     return 0;
 }
 
 static int end_real(void **state)
 {
     (void)state;
-    server_end(&real);
+    redis_server_end(&real);
     return 0;
 }
 
@@ -534,7 +420,7 @@ int main(void)
 {
     if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
         return 1;
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, turning_setup, turning_teardown)
     const struct CMUnitTest tests[] = {
         T(values_go_and_come_whole),
         T(a_flood_is_pipelined_in_order_and_bounded),

@@ -10,11 +10,11 @@
 #include "io/duck.h"
 #include "sink-s3/table.h"
 #include "support/tmpdir.h"
+#include "support/turning.h"
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#define DEADLINE_NS 60000000000ULL
 #define SOURCE "kafka:demo.pin:0:x"
 #define COLUMNS_MAX (DATASET_MAX_COLUMNS + PROVENANCE_COLUMNS + DEAD_COLUMNS)
 
@@ -30,27 +30,12 @@ struct side {
 };
 
 static struct app *app;
-static struct loop *loop;
 static struct work *work;
 static struct store *store;
 static struct duck *duck;
 static struct column_def columns[2][COLUMNS_MAX];
-static struct loop_timer tick;
 static char *dir;
 static bool ran;
-
-static void on_tick(void *ctx)
-{
-    (void)ctx; /* only ends the wait of loop_run_once */
-}
-
-#define WAIT(cond)                                                                                 \
-    for (uint64_t end_ = uv_hrtime() + DEADLINE_NS; !(cond);) {                                    \
-        assert_true(uv_hrtime() < end_);                                                           \
-        loop_timer_start(loop, &tick, 5, on_tick, NULL);                                           \
-        loop_run_once(loop, true);                                                                 \
-        loop_timer_stop(&tick);                                                                    \
-    }
 
 static void on_stored(void *ctx, struct table *t, int32_t partition, int64_t upto)
 {
