@@ -41,6 +41,12 @@ void turn(void)
     turn_loop(loop);
 }
 
+void turn_ms(uint64_t ms)
+{
+    for (uint64_t end = uv_hrtime() + ms * 1000000; uv_hrtime() < end;)
+        turn();
+}
+
 void turning_late(const char *what, const char *file, int line)
 {
     print_error("waited in vain for: %s\n", what);

@@ -10,9 +10,10 @@
 extern struct loop *loop;
 
 int turning_setup(void **state);
-int turning_teardown(void **state);                              /* back to the real clock, too */
-void turn(void);                                                 /* one turn, of 5 ms at the most */
-void turn_loop(struct loop *l);                                  /* the same of a test's own loop */
+int turning_teardown(void **state); /* back to the real clock, too */
+void turn(void);                    /* one turn, of 5 ms at the most */
+void turn_ms(uint64_t ms);          /* turns for a while, for what must not happen */
+void turn_loop(struct loop *l);     /* the same of a test's own loop */
 void turning_late(const char *what, const char *file, int line); /* fails the test */
 
 /* Turns a loop until cond is true. */
