@@ -28,7 +28,7 @@ POM
     }
 }
 
-# What the archive holds for: these jars, this Java, and this way to name them (see kafka_archive.py).
+# What the archive holds for: these jars, this Java, and this way to name them (see tools/sluice/kafka.py).
 kafka_archive_of() {
     { printf 'libs/*\n'; cat "$SLUICE_CACHE/kafka/stamp"; readlink -f "$(command -v java)"; java -version 2>&1; } | sha256sum | cut -c1-16
 }
@@ -44,7 +44,7 @@ kafka_archive() {
     rm -f "$SLUICE_CACHE"/kafka/kafka.jsa*
     tmp=$SLUICE_CACHE/tmp.archive.$$
     mkdir -p "$tmp"
-    if "$SLUICE_CACHE/python/bin/python" "$here/setup.d/kafka_archive.py" "$SLUICE_CACHE/kafka" "$tmp" 9>&-; then
+    if "$SLUICE_CACHE/python/bin/python" "$here/setup.d/kafka_archive.py" "$tmp" 9>&-; then
         mv "$tmp/kafka.jsa" "$SLUICE_CACHE/kafka/kafka.jsa"
         printf '%s\n' "$of" >"$SLUICE_CACHE/kafka/kafka.jsa.stamp"
     else

@@ -1,6 +1,7 @@
 """Runs one Kafka broker on loopback until it has stored and given back a record, and has it write its class archive.
 
-Usage: kafka_archive.py KAFKA_FOLDER WORK_FOLDER; leaves WORK_FOLDER/kafka.jsa.
+Usage: kafka_archive.py WORK_FOLDER; leaves WORK_FOLDER/kafka.jsa. The broker is set up as `./sluice` sets its own up, from the
+jars in SLUICE_CACHE.
 SPDX-License-Identifier: Apache-2.0
 """
 import logging
@@ -11,27 +12,8 @@ import subprocess
 import sys
 import time
 
-FLAGS = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-
-PROPERTIES = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs={data}
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-auto.create.topics.enable=false
-"""
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools"))
+from sluice.kafka import Kafka  # noqa: E402
 
 
 def free_ports(count):
@@ -73,21 +55,16 @@ def use_broker(address):
 
 
 def main():
-    kafka, work = sys.argv[1:]
-    broker, controller = free_ports(2)
-    # The archive holds for this class path string in this working folder only: every broker is started so.
-    os.chdir(kafka)
-    properties = os.path.join(work, "server.properties")
-    with open(properties, "w", encoding="utf-8") as f:
-        f.write(PROPERTIES.format(broker=broker, controller=controller, data=os.path.join(work, "data")))
-    java = ["java", *FLAGS, "-cp", "libs/*"]
-    subprocess.run([*java, "-Xmx128m", "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c",
-                    properties], check=True, stdout=subprocess.DEVNULL, timeout=120)
+    work = sys.argv[1]
+    archive = os.path.join(work, "kafka.jsa")
+    kafka = Kafka(work, *free_ports(2))
+    os.makedirs(kafka.tmp)
+    kafka.prepare(os.path.join(work, "format.log"))
     with open(os.path.join(work, "broker.log"), "w+", encoding="utf-8") as log:
-        process = subprocess.Popen([*java, "-Xmx256m", "-XX:ArchiveClassesAtExit=" + os.path.join(work, "kafka.jsa"),
-                                    "kafka.Kafka", properties], stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(kafka.command(["-XX:ArchiveClassesAtExit=" + archive]), cwd=kafka.cwd,
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
-            use_broker(f"127.0.0.1:{broker}")
+            use_broker("127.0.0.1:%d" % kafka.port)
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=120)
         except BaseException:
@@ -98,7 +75,7 @@ def main():
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    if not os.path.exists(os.path.join(work, "kafka.jsa")):
+    if not os.path.exists(archive):
         sys.exit("the broker ended without writing its archive")
 
 

@@ -99,8 +99,9 @@ class Kafka:
             raise stack.Trouble("Kafka's data folder could not be formatted (exit %d):\n  %s"
                                 % (rc, "\n  ".join(stack.tail(log))))
 
-    def command(self):
-        return self._java(self.heap, ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    def command(self, flags=()):
+        """The broker's command line; `flags` are further ones of the JVM."""
+        return self._java(self.heap, [*flags, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
                                       "-Dorg.slf4j.simpleLogger.showDateTime=true",
                                       "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSX"],
                           "kafka.Kafka", self.properties)
