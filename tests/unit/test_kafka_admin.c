@@ -134,7 +134,7 @@ static void test_admin_away(void **state)
     assert_int_equal(a.topics, 2);
 }
 
-/* What the mock has no answer for, asked of a real cluster when there is one. */
+/* What the mock has no answer for, asked of a real cluster: tests/e2e/test_faults.py gives one. */
 static void test_real_cluster(void **state)
 {
     struct kafka_rig *f = *state;
