@@ -77,3 +77,6 @@ size_t duck_list_size(const struct duck_rows *r, unsigned col);
 bool duck_list_double(const struct duck_rows *r, unsigned col, size_t i, double *ret);
 /* Memory that DuckDB holds now, bytes. */
 size_t duck_memory_bytes(struct duck *d);
+/* DuckDB's allocator keeps what a statement has freed, for the next one, without a bound of its own. When the process has grown by more than
+ * `above_bytes` since duck_open, this gives all of it back to the system; it takes some milliseconds then. For databases with a memory_limit. */
+void duck_trim(struct duck *d, size_t above_bytes);

@@ -29,14 +29,16 @@
 
 /* An interrupt that comes between two statements is lost: it is said again. */
 #define INTERRUPT_AGAIN_MS 20
+/* Files of a question whose footers are remembered. */
+#define FOOTERS_MAX 64
 #define FOLDER_PREFIX "sluice-query-"
 
 struct slot {
     struct duck_conn *conn;
-    bool taken, viewed[ASKED_TABLES];
-    struct snapshot *shown[ASKED_TABLES]; /* what the variable names */
-    uint64_t losers[ASKED_TABLES];        /* what the view leaves out; 0: nothing */
-    bool named[ASKED_TABLES];             /* the variable is set (shown NULL: to no table) */
+    bool taken, footers, viewed[ASKED_TABLES]; /* footers: those of the files are remembered */
+    struct snapshot *shown[ASKED_TABLES];      /* what the variable names */
+    uint64_t losers[ASKED_TABLES];             /* what the view leaves out; 0: nothing */
+    bool named[ASKED_TABLES];                  /* the variable is set (shown NULL: to no table) */
 };
 struct runner {
     struct app *app;
@@ -269,11 +271,31 @@ static int collect(struct run *run, struct duck_rows *rows)
     return 0;
 }
 
+/* What DuckDB remembers of a file's footer, some 20 KiB, is taken from the questions' memory. For a few large files that is well spent; a table of many
+ * small ones would fill it, and a footer is read again in a tenth of a millisecond. */
+static int remember_footers(struct run *run, struct slot *slot)
+{
+    size_t files = 0;
+    for (unsigned t = 0; t < ASKED_TABLES; t++)
+        files += run->snapshots[t] ? run->snapshots[t]->files_n : 0;
+    bool wanted = files <= FOOTERS_MAX;
+    if (slot->footers == wanted)
+        return 0;
+    int rc = duck_exec(slot->conn,
+                       wanted ? "SET SESSION parquet_metadata_cache=true"
+                              : "SET SESSION parquet_metadata_cache=false",
+                       &run->e);
+    if (!rc)
+        slot->footers = wanted;
+    return rc;
+}
+
 static int ask_duck(struct run *run, struct slot *slot)
 {
     struct duck_stmt *stmt = NULL;
     struct duck_rows *rows = NULL;
     int rc = show_tables(run, slot);
+    rc = rc ? rc : remember_footers(run, slot);
     rc = rc ? rc : duck_prepare(slot->conn, run->ask.question->sql, &stmt, &run->e);
     rc = rc ? rc : bind_ask(stmt, &run->ask);
     rc = rc ? rc : duck_query(stmt, &rows, &run->e);
@@ -296,6 +318,8 @@ static void on_run_mt(void *ctx)
     pthread_mutex_lock(&run->lock);
     run->conn = NULL;
     pthread_mutex_unlock(&run->lock);
+    /* Half of what questions may use is kept for the next one. */
+    duck_trim(r->duck, (size_t)r->config->memory / 2);
     slot_give_mt(r, slot);
     atomic_store(&r->duck_bytes, duck_memory_bytes(r->duck));
     run->elapsed_us = clock_us() - run->started_us;
@@ -519,13 +543,16 @@ static int open_duck(struct runner *r, struct err *e)
     snprintf(threads, sizeof threads, "%lld", (long long)c->threads);
     snprintf(memory, sizeof memory, "%lluB", (unsigned long long)c->memory);
     snprintf(spill, sizeof spill, "%lluB", (unsigned long long)c->spill_max);
-    /* The answers' order is the SQL's, not the files'. What a file holds is in the system's page cache, and need not be in ours. */
+    /* The answers' order is the SQL's, not the files'. What a file holds is in the system's page cache, and need not be in ours.
+     * What a question frees on its way it soon needs again: it is given back when the question has ended, if at all. */
     const struct duck_setting settings[] = {{"threads", threads},
                                             {"memory_limit", memory},
                                             {"temp_directory", spill_folder},
                                             {"max_temp_directory_size", spill},
                                             {"preserve_insertion_order", "false"},
                                             {"enable_external_file_cache", "false"},
+                                            {"allocator_flush_threshold", memory},
+                                            {"allocator_bulk_deallocation_flush_threshold", memory},
                                             {NULL, NULL}};
     int rc = duck_open(settings, &r->duck, e);
     mem_free(spill_folder);
@@ -566,10 +593,8 @@ int runner_open(struct app *app, const struct query_config *config, struct store
     r->slots = MEM_ARRAY(struct slot, r->slots_n);
     int rc = make_folder(r, e);
     rc = rc ? rc : open_duck(r, e);
-    for (unsigned i = 0; i < r->slots_n && !rc; i++) {
+    for (unsigned i = 0; i < r->slots_n && !rc; i++)
         rc = duck_connect(r->duck, &r->slots[i].conn, e);
-        rc = rc ? rc : duck_exec(r->slots[i].conn, "SET GLOBAL parquet_metadata_cache=true", e);
-    }
     for (unsigned t = 0; t < ASKED_TABLES && !rc; t++)
         rc = write_schema(r, (enum dataset_id)t, e);
     if (rc) {

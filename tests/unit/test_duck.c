@@ -262,6 +262,42 @@ static void *interrupt_mt(void *ctx)
     return NULL;
 }
 
+static long own_pages(void)
+{
+    long all = 0, resident = 0, of_files = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%ld %ld %ld", &all, &resident, &of_files), 3);
+    fclose(f);
+    return resident - of_files;
+}
+
+static void test_freed_memory_is_given_back(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct duck_rows *r;
+    duck_trim(db, 0); /* what the tests before left */
+    long before = own_pages();
+    assert_int_equal(
+        duck_exec(
+            con,
+            "SELECT count(*) FROM (SELECT r::VARCHAR || 'x' FROM range(600000) t(r) GROUP BY 1)",
+            &e),
+        0);
+    long held = own_pages();
+    assert_true(held - before > (16 << 20) / 4096);
+    duck_trim(db, (size_t)1 << 40); /* not that much */
+    assert_true(own_pages() - before > (held - before) / 2);
+    duck_trim(db, 8 << 20);
+    long after = own_pages();
+    assert_true(after - before < (held - before) / 3);
+    assert_int_equal(duck_query_sql(con, "SELECT current_setting('memory_limit')", &r, &e), 0);
+    assert_int_equal(duck_next(r, &e), 1);
+    assert_true(str_is(duck_str(r, 0), "200.0 MiB")); /* and the limit is what it was */
+    duck_rows_free(&r);
+}
+
 static void test_interrupt(void **state)
 {
     (void)state;
@@ -299,6 +335,7 @@ int main(void)
         cmocka_unit_test(test_errors_have_their_codes),
         cmocka_unit_test(test_nothing_is_loaded_from_outside),
         cmocka_unit_test(test_memory_and_spill_limits),
+        cmocka_unit_test(test_freed_memory_is_given_back),
         cmocka_unit_test(test_interrupt),
         cmocka_unit_test(test_database_outlives_its_close),
     };
