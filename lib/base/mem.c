@@ -7,6 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The settings of jemalloc, which looks for this name (its manual, "TUNING"); MALLOC_CONF in the environment goes before them. Two
+ * arenas: most memory is taken in librdkafka's threads and given back in the loop's. Pages that are free go back to the system after a
+ * second, by a thread of jemalloc's, so that a service that has fallen idle is small again. */
+extern const char *malloc_conf;
+const char *malloc_conf = "narenas:2,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0";
+
 static void *checked(void *p, size_t bytes)
 {
     if (!p) {
