@@ -1,6 +1,6 @@
 /* query-api: answers the nine questions from the Delta tables, over HTTP.
  *
- * api.c       routes, formats, validators and errors: what a client sees
+ * api*.c      routes, formats, validators and errors: what a client sees (see api.h)
  * openapi.c   the same routes, described
  * question.c  the questions: their SQL, columns and parameters; reads a request into a `struct ask`
  * catalog.c   follows the logs of the tables; hands out snapshots
