@@ -77,12 +77,13 @@ def until(what, condition, deadline=DEADLINE):
 class Api:
     """One query-api on ports of its own."""
 
-    def __init__(self, lake, ready=True, **options):
+    def __init__(self, lake, ready=True, more_env=None, **options):
         self.lake = str(lake)
         flags = {"http.listen": "127.0.0.1:0", "admin.listen": "127.0.0.1:0", "lake.url": "file://" + self.lake, "announce.from": "",
                  "poll.interval": "50ms", "query.timeout": "80s", "spill.dir": os.path.join(os.path.dirname(self.lake), "spill")}
         flags.update({k.replace("__", "."): v for k, v in options.items()})
         env = {k: v for k, v in os.environ.items() if not (k.startswith("SLUICE_") and k != "SLUICE_CACHE")}
+        env.update(more_env or {})
         self.lines, self.ports = [], {}
         self.process = subprocess.Popen([os.path.join(BIN, "query-api"), *(f"--{k}={v}" for k, v in flags.items())], env=env,
                                         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -145,6 +146,12 @@ class Api:
 
     def state(self):
         return self.session.get(self.admin + "/debug/state", timeout=DEADLINE).json()["query-api"]
+
+    def own_bytes(self):
+        """Resident memory without pages of files."""
+        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as f:
+            pages = f.read().split()
+        return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGESIZE")
 
     def version(self, table):
         return self.state()["tables"][table]["version"]
@@ -846,14 +853,21 @@ def test_time_limit(slow_lake):
         until("the end", lambda: a.metric("sluice_query_running") == 0)
 
 
-def test_memory_and_spill_limits(tmp_path):
-    lake, n = tmp_path / "lake", 400000
+@pytest.fixture(scope="module")
+def wide_lake(tmp_path_factory):
+    """So many rows that an answer needs more memory than a small limit allows."""
+    lake, n = tmp_path_factory.mktemp("wide") / "lake", 400000
     for table in ("pin", "user"):
         columns = {f.name: pa.nulls(n, f.type) for f in SCHEMAS[table]}
         columns["ind"] = pa.array(range(n), pa.int64())
         columns.update({"follower_count": pa.array(range(n), pa.int64())} if table == "pin" else
                        {"age": pa.array([20] * n, pa.int32()), "user_name": pa.array(["n" * 60 + str(i) for i in range(n)])})
         deltalake.write_deltalake(table_path(lake, table), pa.table(columns, schema=SCHEMAS[table]))
+    return Data(lake, n)
+
+
+def test_memory_and_spill_limits(wide_lake):
+    lake, n = wide_lake.lake, wide_lake.parts
     with Api(lake, query__memory="8MiB", spill__max="1MiB", query__threads=1) as a:
         answer = a.ask("median-followers-by-age", dedup="off")
         assert answer.status_code == 507
@@ -865,6 +879,37 @@ def test_memory_and_spill_limits(tmp_path):
     with Api(lake) as a:
         assert a.rows("median-followers-by-age") == [{"age_group": "18-24", "median_follower_count": (n - 1) / 2}]
         assert 0 < a.metric("sluice_query_memory_bytes") < 128 << 20
+
+
+def test_what_a_question_used_is_given_back(wide_lake):
+    # A sanitizer would keep what was freed as well.
+    options = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=1:thread_local_quarantine_size_kb=64"
+    with Api(wide_lake.lake, query__memory="64MiB", more_env={"ASAN_OPTIONS": options.lstrip(":")}) as a:
+        start = a.own_bytes()
+        for i in range(20):
+            assert a.ask(("median-followers-by-age", "users-joined-by-year", "popular-category-by-age")[i % 3], dedup="off").status_code == 200
+            assert a.own_bytes() - start < 48 << 20, f"after {i + 1} questions"
+
+
+def test_footers_of_many_small_files_are_not_remembered(tmp_path, data):
+    few, many = tmp_path / "few", tmp_path / "many"
+    write(few, "user", [next(row for row in data.parts[0]["user"] if row["date_joined"])])
+    file = deltalake.DeltaTable(table_path(few, "user")).file_uris()[0].replace("file://", "")
+    adds = []
+    for i in range(70):
+        name = "part-%d.parquet" % i
+        os.makedirs(table_path(many, "user"), exist_ok=True)
+        shutil.copyfile(file, os.path.join(table_path(many, "user"), name))
+        adds.append({"path": name, "partitionValues": {}, "size": os.path.getsize(file), "modificationTime": 1, "dataChange": True})
+    commit(many, 0, table="user", adds=adds)
+    held = []
+    for lake, rows in ((few, 1), (many, 70)):
+        with Api(lake) as a:
+            for _ in range(2):
+                answer = a.rows("users-joined-by-year", dedup="off", from_=1, to_=9999)
+                assert sum(row["number_users_joined"] for row in answer) == rows
+            held.append(a.metric("sluice_query_memory_bytes"))
+    assert held[0] > held[1]
 
 
 def test_row_and_size_limits(data):

@@ -8,10 +8,11 @@ import datetime
 import json
 import os
 import re
+import urllib.parse
 
 from kafka import KafkaConsumer, TopicPartition
 
-from sluice import http, rules, stack, verify
+from sluice import http, rules, stack, tables, verify
 
 UTC = datetime.timezone.utc
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=UTC)
@@ -124,8 +125,10 @@ def landed(folder):
     """{(source, position): ms at which the row was committed}."""
     times = commit_times(folder)
     out = {}
-    for _, version, _, table in verify.read_files(folder):
-        at = times.get(version, 0)
+    versions = {urllib.parse.unquote(p): v for p, (v, _) in tables.commit_versions(folder).items()}
+    for path, _, file in tables.files(folder):
+        table = file.read(columns=["_source", "_position"])
+        at = times.get(versions.get(path), 0)
         sources, positions = table.column("_source").to_pylist(), table.column("_position").to_pylist()
         for key in zip(sources, positions):
             out[key] = at
