@@ -19,6 +19,7 @@ enum {
     PROBE_TIMEOUT_MS = 5000,
     PROBE_CHUNK_MS = 1000, /* a worker looks up this often whether anybody still waits for it */
     PROBE_EVERY_UP_MS = 3000,
+    AGAIN_MS = 100,
     QUIET_MS = 20,
     LEAVE_LIMIT_MS = 5000,
     DESTROY_LIMIT_MS =
@@ -187,9 +188,17 @@ static void probe_mt(uv_work_t *req)
     uint64_t end = clock_ms() + PROBE_TIMEOUT_MS;
     do {
         p->err = rd_kafka_metadata(p->core->rk, 0, NULL, &m, PROBE_CHUNK_MS);
-    } while (p->err && !atomic_load(&p->core->stopped) && clock_ms() < end);
+    } while (p->err && kafka_core_again_mt(p->core, end));
     if (m)
         rd_kafka_metadata_destroy(m);
+}
+
+bool kafka_core_again_mt(const struct kafka_core *core, uint64_t end_ms)
+{
+    if (atomic_load(&core->stopped) || clock_ms() + AGAIN_MS >= end_ms)
+        return false;
+    uv_sleep(AGAIN_MS); /* without a broker the library fails at once */
+    return true;
 }
 
 static void on_probed(uv_work_t *req, int status);
@@ -468,11 +477,6 @@ void kafka_core_unhold(struct kafka_core *core)
     CHECK(core->holds > 0);
     if (--core->holds == 0 && core->closing)
         start_destroyer(core);
-}
-
-bool kafka_core_stopped_mt(const struct kafka_core *core)
-{
-    return atomic_load(&core->stopped);
 }
 
 bool kafka_core_closing(const struct kafka_core *core)

@@ -118,7 +118,7 @@ static void list_mt(uv_work_t *req)
     uint64_t end = clock_ms() + l->timeout_ms;
     do {
         l->err = rd_kafka_metadata(kafka_core_rk(l->core), 1, NULL, &l->metadata, LIST_CHUNK_MS);
-    } while (l->err && !kafka_core_stopped_mt(l->core) && clock_ms() < end);
+    } while (l->err && kafka_core_again_mt(l->core, end));
 }
 
 static void on_names(struct op *op, const struct rd_kafka_metadata *m)

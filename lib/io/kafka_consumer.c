@@ -305,7 +305,7 @@ static void fetch_mt(uv_work_t *req)
     uint64_t end = clock_ms() + f->timeout_ms;
     do {
         f->err = rd_kafka_committed(kafka_core_rk(f->core), f->list, FETCH_CHUNK_MS);
-    } while (f->err && !kafka_core_stopped_mt(f->core) && clock_ms() < end);
+    } while (f->err && kafka_core_again_mt(f->core, end));
 }
 
 static void on_offsets_read(uv_work_t *req, int status);

@@ -50,7 +50,8 @@ void kafka_core_set_leaving(struct kafka_core *core);
 /* A worker that uses the instance from the pool holds it: the instance is not destroyed before kafka_core_unhold. */
 void kafka_core_hold(struct kafka_core *core);
 void kafka_core_unhold(struct kafka_core *core);
-bool kafka_core_stopped_mt(const struct kafka_core *core);
+/* Whether a blocking call that failed is to be tried again: waits a moment first. False: closed meanwhile, or late. */
+bool kafka_core_again_mt(const struct kafka_core *core, uint64_t end_ms);
 
 /* ---- shared pieces (kafka.c) ---- */
 int kafka_code(int err); /* rd_kafka_resp_err_t to ERR_* */
