@@ -11,6 +11,7 @@
 
 enum {
     COMMITTED_TIMEOUT_MS = 5000,
+    QUESTION_TIMEOUT_MS = 3000, /* librdkafka 2.15 burns a core while one waits for a broker */
     ASK_BACKOFF_MS = 50,
     ASK_BACKOFF_CAP_MS = 2000,
     JOIN_BACKOFF_MS = 500,
@@ -375,7 +376,8 @@ int member_open(struct loop *loop, const struct member_opts *o, struct member **
                                                        .on_state = on_state,
                                                        .on_fatal = on_fatal};
     const struct kafka_admin_opts ao = {.brokers = o->consumer.brokers,
-                                        .client_id = o->consumer.client_id};
+                                        .client_id = o->consumer.client_id,
+                                        .timeout_ms = QUESTION_TIMEOUT_MS};
     struct member *m = MEM_NEW(struct member);
     m->loop = loop;
     m->opts = *o;

@@ -77,8 +77,8 @@ static void look(void *ctx)
     struct cleaner *c = ctx;
     const char *names[DATASETS];
     size_t n = topics_of(c, names);
-    if (!n) {
-        look_in(c, c->config->topics_check);
+    if (!n || c->kafka_gone) {
+        look_in(c, n ? LOOK_BACKOFF_MS : c->config->topics_check);
         return;
     }
     c->looks++;
