@@ -11,7 +11,7 @@
 
 enum {
     COMMITTED_TIMEOUT_MS = 5000,
-    QUESTION_TIMEOUT_MS = 3000, /* librdkafka 2.15 burns a core while one waits for a broker */
+    QUESTION_TIMEOUT_MS = 3000,
     ASK_BACKOFF_MS = 50,
     ASK_BACKOFF_CAP_MS = 2000,
     JOIN_BACKOFF_MS = 500,

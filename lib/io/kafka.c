@@ -45,6 +45,8 @@ struct kafka_core {
     void *ctx;
     unsigned holds;
     bool consumer, probing, up, told, closing, leaving;
+    bool
+        brokerless; /* the library has said that all brokers are down, and no probe has found one since */
     atomic_bool stopped;
     atomic_int end; /* enum end */
 };
@@ -248,6 +250,7 @@ static void on_probed(uv_work_t *req, int status)
     (void)status;
     mem_free(p);
     core->probing = false;
+    core->brokerless = core->brokerless && err;
     if (!core->closing && err)
         add_brokers(core->rk);
     if (!core->closing)
@@ -284,8 +287,10 @@ static void dispatch(struct kafka_core *core, rd_kafka_event_t *ev)
         on_log(ev);
         break;
     case RD_KAFKA_EVENT_ERROR:
-        if (rd_kafka_event_error(ev) == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+        if (rd_kafka_event_error(ev) == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
+            core->brokerless = true;
             probe(core);
+        }
         core->on_event(core->ctx, ev);
         break;
     default:
@@ -487,6 +492,11 @@ bool kafka_core_closing(const struct kafka_core *core)
 bool kafka_core_up(const struct kafka_core *core)
 {
     return core->up;
+}
+
+bool kafka_core_brokerless(const struct kafka_core *core)
+{
+    return core->brokerless;
 }
 
 rd_kafka_t *kafka_core_rk(const struct kafka_core *core)

@@ -88,13 +88,23 @@ static void op_fail(struct op *op, int rc, const char *text)
 static void on_op_deferred(void *ctx)
 {
     struct op *op = ctx;
-    op_fail(op, op->rc, "nothing to do");
+    op_fail(op, op->rc, op->rc == ERR_UNAVAILABLE ? "no broker is there" : "nothing to do");
 }
 
 static void op_end_later(struct op *op, int rc)
 {
     op->rc = rc;
     loop_defer(op->a->loop, &op->defer, on_op_deferred, op);
+}
+
+/* While an admin request waits for a broker, librdkafka 2.15 turns without end in several threads. So none is put to it when it has said
+ * that there is no broker. */
+static bool refused(struct op *op)
+{
+    if (!kafka_core_brokerless(op->a->core))
+        return false;
+    op_end_later(op, ERR_UNAVAILABLE);
+    return true;
 }
 
 static rd_kafka_AdminOptions_t *options(struct op *op, rd_kafka_admin_op_t api)
@@ -105,6 +115,8 @@ static rd_kafka_AdminOptions_t *options(struct op *op, rd_kafka_admin_op_t api)
 /* ---- topics ---- */
 static void ask_topics(struct op *op, const char **names, size_t n)
 {
+    if (refused(op))
+        return;
     rd_kafka_TopicCollection_t *topics = rd_kafka_TopicCollection_of_topic_names(names, n);
     rd_kafka_AdminOptions_t *o = options(op, RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
     rd_kafka_DescribeTopics(kafka_core_rk(op->a->core), topics, o, kafka_core_queue(op->a->core));
@@ -278,6 +290,8 @@ void kafka_admin_create(struct kafka_admin *a, const struct kafka_new_topic *top
 {
     struct op *op = op_new(a, ctx);
     op->order = done;
+    if (refused(op))
+        return;
     rd_kafka_NewTopic_t **list = MEM_ARRAY(rd_kafka_NewTopic_t *, n + 1);
     size_t used = 0;
     char text[256];
@@ -310,6 +324,8 @@ void kafka_admin_grow(struct kafka_admin *a, const char *topic, int partitions,
 {
     struct op *op = op_new(a, ctx);
     op->order = done;
+    if (refused(op))
+        return;
     char text[256];
     rd_kafka_NewPartitions_t *np =
         rd_kafka_NewPartitions_new(topic, (size_t)partitions, text, sizeof(text));
@@ -371,6 +387,8 @@ void kafka_admin_offsets(struct kafka_admin *a, const struct kafka_partition *pa
         op_end_later(op, 0);
         return;
     }
+    if (refused(op))
+        return;
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)n);
     for (size_t i = 0; i < n; i++)
         rd_kafka_topic_partition_list_add(list, parts[i].topic, parts[i].partition)->offset =
@@ -416,6 +434,8 @@ void kafka_admin_configs(struct kafka_admin *a, const char *topic, kafka_configs
 {
     struct op *op = op_new(a, ctx);
     op->configs = done;
+    if (refused(op))
+        return;
     rd_kafka_ConfigResource_t *r = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic);
     if (!r) {
         op_end_later(op, ERR_NOT_FOUND);

@@ -43,6 +43,8 @@ struct rd_kafka_s *kafka_core_rk(const struct kafka_core *core);
 struct rd_kafka_queue_s *kafka_core_queue(const struct kafka_core *core);
 bool kafka_core_closing(const struct kafka_core *core);
 bool kafka_core_up(const struct kafka_core *core);
+bool kafka_core_brokerless(
+    const struct kafka_core *core);            /* sooner than not up: no broker at all */
 void kafka_core_seen(struct kafka_core *core); /* something worked: the cluster is there */
 void kafka_core_set_tick(struct kafka_core *core, uint64_t every_ms);
 /* The consumer has begun to leave its group: its end then serves what the library still wants answered. */

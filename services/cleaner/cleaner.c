@@ -84,7 +84,6 @@ static void on_state(void *ctx, bool up)
 {
     struct cleaner *c = ctx;
     c->kafka_up[0] = up;
-    c->kafka_gone = !up;
     cleaner_say_ready(c);
 }
 

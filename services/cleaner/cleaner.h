@@ -90,9 +90,8 @@ struct cleaner {
     struct list orders;
     size_t inflight_bytes; /* of spans and dead letters on their way */
     bool draining, drained, failed, kafka_up[2];
-    bool kafka_gone; /* was told so: nobody is asked */
-    uint64_t looks;  /* that have begun */
-    bool looking;    /* the last of them has no answer yet */
+    uint64_t looks; /* that have begun */
+    bool looking;   /* the last of them has no answer yet */
     uint64_t looked_ms;
     unsigned looks_failed; /* one after the other */
     struct loop_timer look, resend;

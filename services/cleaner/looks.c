@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include <string.h>
 
-enum { LOOK_EVERY_MS = 20, LOOK_BACKOFF_MS = 50, LOOK_BACKOFF_CAP_MS = 2000 };
+enum { LOOK_EVERY_MS = 20, LOOK_BACKOFF_MS = 50, LOOK_BACKOFF_CAP_MS = 500 };
 
 static void look(void *ctx);
 
@@ -77,8 +77,8 @@ static void look(void *ctx)
     struct cleaner *c = ctx;
     const char *names[DATASETS];
     size_t n = topics_of(c, names);
-    if (!n || c->kafka_gone) {
-        look_in(c, n ? LOOK_BACKOFF_MS : c->config->topics_check);
+    if (!n) {
+        look_in(c, c->config->topics_check);
         return;
     }
     c->looks++;

@@ -113,6 +113,45 @@ static void test_admin(void **state)
     kafka_admin_close(&admin);
 }
 
+/* When it is known that no broker is there, nobody waits for one, however long a question may take. */
+static void test_admin_refused_without_brokers(void **state)
+{
+    struct kafka_rig *f = *state;
+    struct answer a = {0};
+    kafka_mock_topic(f->mock, "t", 1);
+    struct kafka_admin *admin = open_admin(f->brokers, 120000);
+    const char *names[] = {"t"};
+    const struct kafka_partition p = {.topic = (char *)(uintptr_t) "t"};
+    kafka_admin_describe(admin, names, 1, on_topics, &a);
+    WAIT(a.topics >= 1);
+    assert_int_equal(a.rc, 0);
+    kafka_mock_set_down(f->mock, -1, 1);
+    turn_ms(3000);
+    uint64_t began = clock_ms();
+    kafka_admin_describe(admin, names, 1, on_topics, &a);
+    assert_int_equal(a.topics, 1);
+    WAIT(a.topics >= 2);
+    assert_int_equal(a.rc, ERR_UNAVAILABLE);
+    kafka_admin_offsets(admin, &p, 1, true, on_admin_offsets, &a);
+    WAIT(a.offsets >= 1);
+    assert_int_equal(a.rc, ERR_UNAVAILABLE);
+    const struct kafka_new_topic topic = {.name = "new", .partitions = 1, .replication = 1};
+    kafka_admin_create(admin, &topic, 1, on_order, &a);
+    kafka_admin_grow(admin, "t", 2, on_order, &a);
+    kafka_admin_configs(admin, "t", on_configs, &a);
+    WAIT(a.orders >= 2 && a.configs >= 1);
+    assert_int_equal(a.rc, ERR_UNAVAILABLE);
+    assert_true(clock_ms() - began < 30000);
+    kafka_mock_set_down(f->mock, -1, 0);
+    for (size_t asked = a.topics; a.rc && asked < 600; asked++) {
+        kafka_admin_describe(admin, names, 1, on_topics, &a);
+        WAIT(a.topics > asked);
+        turn_ms(100);
+    }
+    assert_int_equal(a.rc, 0);
+    kafka_admin_close(&admin);
+}
+
 static void test_admin_away(void **state)
 {
     struct kafka_rig *f = *state;
@@ -189,6 +228,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, kafka_rig_setup, kafka_rig_teardown)
     const struct CMUnitTest tests[] = {
         T(test_admin),
+        T(test_admin_refused_without_brokers),
         T(test_admin_away),
         T(test_real_cluster),
     };
