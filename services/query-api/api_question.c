@@ -41,88 +41,96 @@ static void answer_unknown_question(struct request *q)
     buf_deinit(&allowed);
 }
 
+/* Why a question cannot be answered from its tables. */
+struct hindrance {
+    enum problem problem;
+    char detail[400];
+};
+
+/* The version of table `t` (by ASKED_TABLES) that is to be read, -1: there is no such table, and its snapshot, NULL: there is none yet.
+ * False with *h: it cannot be read. */
+static bool choose_table(struct request *q, unsigned t, struct table_view *v, int64_t *ret_version,
+                         struct snapshot **ret, struct hindrance *h)
+{
+    enum table_id id = q->ask.batch ? TABLE_BATCH_PIN + t : t;
+    catalog_get(q->api->catalog, id, v);
+    int64_t wanted = q->ask.versions[t], latest = v->snapshot ? v->snapshot->version : -1;
+    uint64_t age = catalog_age_ms(q->api->catalog, id);
+    q->age_ms = age > q->age_ms ? age : q->age_ms;
+    if (!v->known) {
+        h->problem = v->trouble ? PROBLEM_TABLE_UNAVAILABLE : PROBLEM_STARTING;
+        snprintf(h->detail, sizeof h->detail, "the %s table: %s", table_names[id],
+                 v->trouble ? v->trouble : "its log is being read");
+        return false;
+    }
+    if (!v->snapshot && q->ask.batch) {
+        h->problem = PROBLEM_NO_SUCH_TABLE;
+        snprintf(h->detail, sizeof h->detail, "there is no batch table for %s", table_names[t]);
+        return false;
+    }
+    if (wanted > latest) {
+        h->problem = PROBLEM_VERSION_GONE;
+        if (v->snapshot)
+            snprintf(h->detail, sizeof h->detail,
+                     "the %s table has no version %lld; the latest is %lld", table_names[t],
+                     (long long)wanted, (long long)latest);
+        else
+            snprintf(h->detail, sizeof h->detail, "the %s table is not there, in any version",
+                     table_names[t]);
+        return false;
+    }
+    *ret = wanted < 0 || wanted == latest ? v->snapshot : NULL;
+    *ret_version = wanted < 0 ? latest : wanted;
+    if (wanted == latest)
+        q->ask.versions[t] = -1;
+    return true;
+}
+
+static void make_etag(struct request *q, struct buf *key)
+{
+    uint8_t sum[32];
+    char hex[25] = {0};
+    /* Another text of the question may give another answer. */
+    buf_append(key, q->ask.question->sql,
+               (size_t)(q->ask.question->sql_end - q->ask.question->sql));
+    hash_sha256(key->data, key->len, sum);
+    str_hex(sum, 12, hex);
+    /* Weak: the statistics of two equal answers differ. */
+    snprintf(q->etag, sizeof q->etag, "W/\"%s\"", hex);
+}
+
 /* The snapshots to be read, the header that names them and the tag: false when it was answered already. */
 static bool choose_tables(struct request *q, struct snapshot *snapshots[ASKED_TABLES])
 {
     struct buf key, versions;
+    struct hindrance h;
+    bool fine = true;
     buf_init(&key, 8192);
     buf_init(&versions, sizeof q->versions - 1);
     buf_z(&versions, "");
     ask_canonical(&q->ask, &key);
-    const char *detail = NULL;
-    char text[400];
-    enum problem p = PROBLEM_INTERNAL;
-    for (unsigned t = 0; t < ASKED_TABLES && !detail; t++) {
+    for (unsigned t = 0; t < ASKED_TABLES && fine; t++) {
+        struct table_view v;
+        int64_t version;
         snapshots[t] = NULL;
         if (!(q->ask.question->tables >> t & 1))
             continue;
-        enum table_id id = q->ask.batch ? TABLE_BATCH_PIN + t : t;
-        struct table_view v;
-        catalog_get(q->api->catalog, id, &v);
-        int64_t wanted = q->ask.versions[t], version = v.snapshot ? v.snapshot->version : -1;
-        uint64_t age = catalog_age_ms(q->api->catalog, id);
-        q->age_ms = age > q->age_ms ? age : q->age_ms;
-        detail = text;
-        if (!v.known) {
-            p = v.trouble ? PROBLEM_TABLE_UNAVAILABLE : PROBLEM_STARTING;
-            snprintf(text, sizeof text, "the %s table: %s", table_names[id],
-                     v.trouble ? v.trouble : "its log is being read");
-        } else if (!v.snapshot && q->ask.batch) {
-            p = PROBLEM_NO_SUCH_TABLE;
-            snprintf(text, sizeof text, "there is no batch table for %s", table_names[t]);
-        } else if (wanted > version) {
-            p = PROBLEM_VERSION_GONE;
-            if (v.snapshot)
-                snprintf(text, sizeof text, "the %s table has no version %lld; the latest is %lld",
-                         table_names[t], (long long)wanted, (long long)version);
-            else
-                snprintf(text, sizeof text, "the %s table is not there, in any version",
-                         table_names[t]);
-        } else {
-            detail = NULL;
-            snapshots[t] = wanted < 0 || wanted == version ? v.snapshot : NULL;
-            if (wanted == version)
-                q->ask.versions[t] = -1;
-        }
-        if (!detail && v.snapshot) {
-            long long read = (long long)(wanted < 0 ? version : wanted);
-            buf_printf(&versions, "%s%s=%lld", versions.len ? ", " : "", table_names[t], read);
-            buf_printf(&key, "&%s=%s:%lld", table_names[t], v.snapshot->id, read);
-        }
+        fine = choose_table(q, t, &v, &version, &snapshots[t], &h);
+        if (!fine || !v.snapshot)
+            continue;
+        buf_printf(&versions, "%s%s=%lld", versions.len ? ", " : "", table_names[t],
+                   (long long)version);
+        buf_printf(&key, "&%s=%s:%lld", table_names[t], v.snapshot->id, (long long)version);
     }
-    if (detail) {
-        api_problem(q, p, detail);
-    } else {
-        uint8_t sum[32];
-        /* Another text of the question may give another answer. */
-        buf_append(&key, q->ask.question->sql,
-                   (size_t)(q->ask.question->sql_end - q->ask.question->sql));
-        hash_sha256(key.data, key.len, sum);
-        char hex[25] = {0};
-        str_hex(sum, 12, hex);
-        /* Weak: the statistics of two equal answers differ. */
-        snprintf(q->etag, sizeof q->etag, "W/\"%s\"", hex);
+    if (fine) {
+        make_etag(q, &key);
         memcpy(q->versions, versions.data, versions.len + 1);
+    } else {
+        api_problem(q, h.problem, h.detail);
     }
     buf_deinit(&key);
     buf_deinit(&versions);
-    return !detail;
-}
-
-/* If-None-Match compares weakly: the texts between the quotes. */
-static bool matches(struct str field, const char *etag)
-{
-    struct str part;
-    if (str_is(str_trim(field), "*"))
-        return true;
-    while (field.n && str_next(&field, ',', &part)) {
-        part = str_trim(part);
-        if (str_starts(part, STR("W/")))
-            part = str_make(part.p + 2, part.n - 2);
-        if (str_is(part, etag + 2))
-            return true;
-    }
-    return false;
+    return fine;
 }
 
 static struct httpd_answer head_of_answer(const struct request *q, int status, const char *type,
@@ -247,7 +255,7 @@ void api_question(struct request *q, struct str name)
         return;
     struct str condition = httpd_header(q->req, "if-none-match");
     if (condition.n) {
-        bool hit = matches(condition, q->etag);
+        bool hit = etag_matches(condition, q->etag);
         metric_add(q->api->metrics, M_REVALIDATIONS, hit ? 0 : 1, 1);
         if (hit) {
             char age[24];

@@ -3,8 +3,9 @@
  * api*.c      routes, formats, validators and errors: what a client sees (see api.h)
  * openapi.c   the same routes, described
  * question.c  the questions: their SQL, columns and parameters; reads a request into a `struct ask`
- * catalog.c   follows the logs of the tables; hands out snapshots
- * runner.c    runs asks in worker threads on DuckDB, with limits
+ * accept.c    header fields with lists: what a client takes, what it has
+ * catalog.c   follows the logs of the tables; hands out snapshots (snapshot.c: one version of one table)
+ * runner*.c   runs asks in worker threads on DuckDB, with limits (see runner_priv.h)
  * cache.c     what is worked out once per table version: which rows are not the newest of their key
  * answer.c    rows into JSON, NDJSON and CSV
  * metrics.c   what is counted
@@ -178,8 +179,13 @@ struct ask_fault {
 int ask_parse(struct ask *ask, const struct question *q, struct str query, struct ask_fault *fault);
 /* The parameters that say something, in a fixed order: what an answer depends on besides the tables. */
 void ask_canonical(const struct ask *ask, struct buf *out);
+
+/* ---- header fields ---- */
+
 /* The best of `offered` (a bit set of formats) for an Accept field (p NULL: anything goes); -1: none. */
 int format_accepted(struct str accept, unsigned offered);
+/* Whether an If-None-Match field names the (weak) tag: compared are the texts between the quotes. */
+bool etag_matches(struct str field, const char *etag);
 
 /* ---- answers ---- */
 
