@@ -94,7 +94,7 @@ const struct metric_def query_metrics[] =
      [M_PUBLISHERS] = {"sluice_table_publishers", METRIC_GAUGE,
                        "Writers of tables whose announcements are heard."},
      [M_DUCK_MEMORY] = {"sluice_query_memory_bytes", METRIC_GAUGE,
-                        "Memory of DuckDB after the latest question."},
+                        "Memory of DuckDB after a question; looked at once a second."},
      [M_DUCK_MEMORY_MAX] = {"sluice_query_memory_max_bytes", METRIC_GAUGE,
                             "The option query.memory."},
      {0}};

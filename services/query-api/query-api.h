@@ -251,7 +251,8 @@ int runner_start(struct runner *r, const struct ask *ask,
 void runner_cancel(struct runner *r, struct run **run);
 unsigned runner_running(const struct runner *r);
 unsigned runner_waiting(const struct runner *r);
-size_t runner_duck_bytes(const struct runner *r); /* as of the end of the latest run */
+size_t
+runner_duck_bytes(const struct runner *r); /* as of the end of a run; looked at once a second */
 
 /* ---- the service ---- */
 

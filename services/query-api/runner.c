@@ -219,6 +219,7 @@ int runner_open(struct app *app, const struct query_config *config, struct store
     list_init(&r->runs);
     pthread_mutex_init(&r->lock, NULL);
     atomic_init(&r->duck_bytes, 0);
+    atomic_init(&r->metered_ms, 0);
     r->trash = trash_new_mt();
     r->slots_n = (unsigned)config->parallel;
     r->slots = MEM_ARRAY(struct slot, r->slots_n);

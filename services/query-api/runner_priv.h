@@ -29,6 +29,7 @@ struct runner {
     unsigned lent_n;
     char *folder, *schemas[ASKED_TABLES];
     atomic_size_t duck_bytes;
+    atomic_ullong metered_ms; /* when that was */
 };
 struct run {
     struct list node;
