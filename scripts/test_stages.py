@@ -1,6 +1,6 @@
 """Runs the stages of `make test`, stops when one has failed, and says what took how long.
 
-Stages of one row of PLAN run side by side: together they keep two cores busy, most of them wait. What a stage prints is kept in
+Stages of one row of plan() run side by side: together they keep two cores busy, most of them wait. What a stage prints is kept in
 build/logs/<stage>.log, and shown when it fails. The last line is "N passed, N failed". Stages may be named on the command line:
 only those run.
 SPDX-License-Identifier: Apache-2.0
