@@ -3,7 +3,6 @@
 SPDX-License-Identifier: Apache-2.0
 """
 import collections
-import threading
 
 import rig
 from support import evidence

@@ -5,7 +5,6 @@ sink that sleep longer than their session; clean records deleted behind our back
 SLUICE_FORCED_SECONDS (20) is how long the two sinks fight.
 SPDX-License-Identifier: Apache-2.0
 """
-import json
 import os
 import time
 

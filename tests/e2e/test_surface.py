@@ -7,7 +7,6 @@ SPDX-License-Identifier: Apache-2.0
 """
 import ctypes
 import glob
-import json
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 import rig
 from sluice import http, tables
 from support import spans
+from support.service import Service
 
 DAY = 24 * 3600 * 1000
 RAW_BYTES = (256 << 10) + (64 << 10)
@@ -289,54 +289,23 @@ def test_new_partitions(stack, admin):
 
 # ---------------------------------------------------------------- services beside the stack
 
-class Beside:
-    """One more service on the stack's Kafka, with what it logs."""
+class Beside(Service):
+    """One more service on the stack's Kafka."""
 
-    def __init__(self, stack, folder, service, *flags, **popen):
-        self.path = os.path.join(str(folder), "%s-%d.log" % (service, len(os.listdir(str(folder)))))
-        listens = ["admin.listen", {"producer": "bus.listen", "sink-s3": "announce.listen"}[service]]
-        line = [os.path.join(rig.BIN, service), "--kafka.brokers=" + stack.value["kafka"]] + ["--%s=127.0.0.1:0" % x for x in listens]
-        env = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-        with open(self.path, "wb") as log:
-            self.process = subprocess.Popen(line + list(flags), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, **popen)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-    def text(self):
-        with open(self.path, encoding="utf-8", errors="replace") as f:
-            return f.read()
-
-    def events(self, event):
-        lines = [json.loads(x) for x in self.text().splitlines() if x.startswith("{") and x.endswith("}")]
-        return [x for x in lines if x.get("event") == event]
-
-    def ready(self):
-        port = [x["port"] for x in rig.until("its port", lambda: self.events("listening")) if x["what"] == "admin"][0]
-        status, _, data = http.request("GET", "http://127.0.0.1:%d/readyz" % port, timeout=10)
-        return status, {c["name"]: c for c in json.loads(data)["checks"]}
-
-    def exit_code(self):
-        try:
-            self.process.wait(rig.DEADLINE)
-        except subprocess.TimeoutExpired:
-            pytest.fail("it does not end:\n" + self.text()[-4000:])
-        return self.process.returncode
+    def __init__(self, stack, name, *flags, popen=None):
+        listen = {"producer": "bus.listen", "sink-s3": "announce.listen"}[name]
+        super().__init__(name, *flags, popen=popen, kafka__brokers=stack.value["kafka"], **{listen: "127.0.0.1:0"})
 
 
-def test_topics_that_are_not_made(stack, admin, tmp_path):
+def test_topics_that_are_not_made(stack, admin):
     """Without topics.create nothing is made; more replicas than brokers cannot be had, and Kafka's own words say so."""
-    with Beside(stack, tmp_path, "producer", "--user=nomake", "--topics.create=off") as off, \
-            Beside(stack, tmp_path, "producer", "--user=many", "--topics.replication=3") as many:
+    with Beside(stack, "producer", "--user=nomake", "--topics.create=off") as off, \
+            Beside(stack, "producer", "--user=many", "--topics.replication=3") as many:
         for producer, text in ((off, "nomake."), (many, "replication")):
             def told():
                 status, checks = producer.ready()
-                return status == 503 and checks["kafka"]["ok"] and not checks["topics"]["ok"] and text in checks["topics"]["detail"].lower()
+                ok, detail = checks["topics"]
+                return status == 503 and checks["kafka"][0] and not ok and text in detail.lower()
             rig.until("/readyz to speak of " + text, told)
         assert not off.events("topics_ordered") and many.events("topics_ordered")
         assert not [t for t in described(admin) if t.startswith(("nomake.", "many."))]
@@ -358,17 +327,17 @@ def test_thrown_out_and_given_up(stack, admin, tmp_path):
     def member():
         return [m["member_id"] for m in admin.describe_groups(["surface.fenced"])["surface.fenced"]["members"]
                 if m["group_instance_id"] == "sink-s3-5"]
-    with Beside(stack, tmp_path, "sink-s3", *flags) as first:
+    with Beside(stack, "sink-s3", *flags) as first:
         rig.until("the first sink to read", lambda: len(first.events("partition_begun")) >= 7)
         # The stack's own has parquet.threads=4.
         mine, theirs = (len(os.listdir("/proc/%d/task" % pid)) for pid in (first.process.pid, stack.pid("sink-s3")))
         assert theirs >= mine + 2, (mine, theirs)
         before = member()
-        with Beside(stack, tmp_path, "sink-s3", *flags, preexec_fn=keep_from_writing) as second:
+        with Beside(stack, "sink-s3", *flags, popen={"preexec_fn": keep_from_writing}) as second:
             rig.until("the first to be thrown out", lambda: first.events("membership_lost"))
             assert "fenced" in first.events("membership_lost")[0]["detail"].lower()
             first.process.terminate()
-            assert first.exit_code() == 0, first.text()[-4000:]
+            assert first.wait() == 0, first.last()
             rig.until("the second sink to read", lambda: len(second.events("partition_begun")) >= 7)
             after = member()
             assert len(before) == len(after) == 1 and before != after
@@ -376,7 +345,7 @@ def test_thrown_out_and_given_up(stack, admin, tmp_path):
             log.chmod(0o555)
             try:
                 assert stack.post_raw("demo.pin", {"records": [{"value": {"index": 9990, "title": "t"}}]})[0] == 200
-                assert second.exit_code() == 69, second.text()[-4000:]
+                assert second.wait() == 69, second.last()
             finally:
                 log.chmod(0o755)
             assert second.events("commit_given_up")

@@ -4,36 +4,25 @@ log lines, the admin port, the metrics' texts, drain, and the files beside the c
 No service has its peers here: each must start, say what it misses, and end well all the same.
 SPDX-License-Identifier: Apache-2.0
 """
-import http.client
 import json
 import os
-import queue
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import threading
-import time
 
 import pytest
 
+from support.service import BIN, DEADLINE, Service, clean_env, until
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BIN = os.environ.get("SLUICE_BIN", os.path.join(ROOT, "build", "test", "bin"))
 SERVICES = ("gateway", "producer", "cleaner", "sink-s3", "query-api")
 ADMIN_PORTS = {"gateway": 9101, "producer": 9102, "cleaner": 9103, "sink-s3": 9104, "query-api": 9105}
 COMMON = ("user", "admin.listen", "log.levels", "memory.max", "drain.timeout", "loop.stall")
-DEADLINE = 90
 CANARY = "canary-9f3b71"
 
 each = pytest.mark.parametrize("service", SERVICES)
-
-
-def clean_env(**extra):
-    """The environment without what belongs to the suite or to somebody's stack."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-    env.update(extra)
-    return env
 
 
 def run(service, *args, env=None):
@@ -54,11 +43,10 @@ def closed_port():
     return s, s.getsockname()[1]
 
 
-class Process:
+class Process(Service):
     """A service without its peers, on ports of its own."""
 
     def __init__(self, service, tmp_path, *args, env=None):
-        self.service = service
         self.reserved, port = closed_port()
         flags = {}
         for key in config_of(service):
@@ -68,74 +56,21 @@ class Process:
                 flags[key] = f"127.0.0.1:{port}"
             elif key == "lake.url":
                 flags[key] = f"file://{tmp_path}/lake"
-        env = clean_env(**({"SLUICE_REDIS_URL": f"redis://127.0.0.1:{port}"} if service == "sink-s3" else {}), **(env or {}))
-        self.process = subprocess.Popen(
-            [os.path.join(BIN, service), *(f"--{k}={v}" for k, v in flags.items()), *args], env=env, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.lines, self.queue = [], queue.Queue()
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.queue.put(line)
-        self.queue.put(None)
-
-    def __enter__(self):
-        return self
+        if service == "sink-s3":
+            env = {"SLUICE_REDIS_URL": f"redis://127.0.0.1:{port}", **(env or {})}
+        super().__init__(service, *args, env=env, popen={"stdout": subprocess.PIPE}, **flags)
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.reader.join()
-        self.process.stdout.close()
-        self.process.stderr.close()
+        super().__exit__(*_)
         self.reserved.close()
-
-    def event(self, event, **pairs):
-        """The next log line with this event and these pairs."""
-        end = time.monotonic() + DEADLINE
-        while True:
-            line = self.queue.get(timeout=max(0.1, end - time.monotonic()))
-            assert line is not None, f"{self.service} ended without {event}:\n{''.join(self.lines)}"
-            self.lines.append(line)
-            entry = json.loads(line)
-            if entry["event"] == event and all(entry.get(k) == v for k, v in pairs.items()):
-                return entry
-
-    def end(self, sign=signal.SIGTERM):
-        """Exit code and every line of stderr."""
-        self.process.send_signal(sign)
-        code = self.process.wait(timeout=DEADLINE)
-        self.reader.join()
-        while (line := self.queue.get()) is not None:
-            self.lines.append(line)
-        return code, self.lines
-
-    def start(self):
-        self.port = self.event("listening", what="admin")["port"]
-        return self
-
-    def ask(self, path, method="GET", **headers):
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
-        try:
-            c.request(method, path, headers=headers)
-            r = c.getresponse()
-            return r.status, r.headers, r.read().decode()
-        finally:
-            c.close()
 
     def await_state(self):
         """The service's state, once its start is through."""
-        end = time.monotonic() + DEADLINE
-        while True:
-            status, _, text = self.ask("/readyz")
+        def begun():
+            status, text = self.ask("/readyz")
             ready = json.loads(text)
-            if ready["state"] != "starting":
-                return status, ready
-            assert time.monotonic() < end, text
-            time.sleep(0.02)
+            return (status, ready) if ready["state"] != "starting" else None
+        return until("the end of its start", begun)
 
 
 # Options
@@ -253,19 +188,19 @@ def test_secrets_stay_secret(tmp_path):
     done = run("sink-s3", "--check-config", f"--redis.url_file={kept}", env={"SLUICE_REDIS_URL": f"http://{CANARY}"})
     assert CANARY not in done.stdout + done.stderr
     with Process("sink-s3", tmp_path, f"--redis.url_file={kept}", "--log.levels=trace") as p:
-        p.start().await_state()
-        seen = "".join(p.ask(path)[2] for path in ("/readyz", "/metrics", "/version", "/debug/state"))
+        p.await_state()
+        seen = "".join(p.ask(path)[1] for path in ("/readyz", "/metrics", "/version", "/debug/state"))
         p.process.send_signal(signal.SIGUSR1)
         p.event("state_dumped")
-        _, lines = p.end()
-        assert CANARY not in seen and CANARY not in "".join(lines)
+        p.end()
+        assert CANARY not in seen and CANARY not in "".join(p.lines)
 
 
 # Life
 
 @each
 def test_lives_without_its_peers(service, tmp_path):
-    with Process(service, tmp_path).start() as p:
+    with Process(service, tmp_path) as p:
         status, ready = p.await_state()
         assert status == (200 if ready["ready"] else 503)
         for check in ready["checks"]:
@@ -273,20 +208,19 @@ def test_lives_without_its_peers(service, tmp_path):
             assert check["ok"] in (True, False) and isinstance(check["detail"], str)
         if service in ("producer", "cleaner", "sink-s3"):
             assert status == 503 and any("kafka" in c["name"] and not c["ok"] for c in ready["checks"]), ready
-        status, headers, text = p.ask("/livez")
+        status, headers, text = p.ask_whole("/livez")
         assert status == 200 and json.loads(text)["live"] is True
         assert headers["Content-Type"] == "application/json" and headers["Cache-Control"] == "no-store"
-        status, _, text = p.ask("/version")
+        status, text = p.ask("/version")
         assert status == 200 and json.loads(text) == json.loads(run(service, "--version=json").stdout)
-        status, _, text = p.ask("/debug/state")
+        status, text = p.ask("/debug/state")
         assert status == 200 and json.loads(text)["service"] == service
         for path, method, want in (("/nothing", "GET", 404), ("/livez", "POST", 405), ("/orders/nothing", "POST", 404),
                                    ("/orders/nothing", "GET", 405)):
-            status, _, text = p.ask(path, method)
+            status, text = p.ask(path, method)
             assert status == want and json.loads(text)["error"], (path, method)
-        code, lines = p.end()
-        assert code == 0, "".join(lines)
-        entries = [json.loads(line) for line in lines]
+        p.end()
+        entries = [json.loads(line) for line in p.lines]
         for e in entries:
             assert list(e)[:5] == ["ts", "level", "service", "module", "event"], e
             assert e["service"] == service and re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", e["event"]), e
@@ -297,13 +231,12 @@ def test_lives_without_its_peers(service, tmp_path):
 
 @each
 def test_drains_on_sigint_and_prints_its_state(service, tmp_path):
-    with Process(service, tmp_path, "--drain.timeout=2s").start() as p:
+    with Process(service, tmp_path, "--drain.timeout=2s") as p:
         p.await_state()
         p.process.send_signal(signal.SIGUSR1)
         state = json.loads(p.event("state_dumped")["state"])
         assert state["service"] == service and state["memory"]["max"] > 0
-        code, lines = p.end(signal.SIGINT)
-        assert code == 0, "".join(lines)
+        p.end(signal.SIGINT)
 
 
 @each
@@ -312,7 +245,7 @@ def test_an_address_in_use_is_exit_71(service, tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with Process(service, tmp_path, f"--admin.listen=127.0.0.1:{taken.getsockname()[1]}") as p:
-            assert p.process.wait(timeout=DEADLINE) == 71
+            assert p.wait() == 71
             entry = p.event("start_failed")
             assert entry["level"] == "error" and "EADDRINUSE" in json.dumps(entry)
 
@@ -324,7 +257,7 @@ def test_a_service_address_in_use_is_exit_71(service, key, tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with Process(service, tmp_path, f"--{key}=127.0.0.1:{taken.getsockname()[1]}") as p:
-            assert p.process.wait(timeout=DEADLINE) == 71
+            assert p.wait() == 71
 
 
 # Metrics
@@ -352,9 +285,9 @@ def families(text):
 
 @each
 def test_metrics(service, tmp_path):
-    with Process(service, tmp_path).start() as p:
+    with Process(service, tmp_path) as p:
         p.await_state()
-        status, headers, text = p.ask("/metrics")
+        status, headers, text = p.ask_whole("/metrics")
         assert status == 200 and headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         kinds = families(text)
         for name, kind in (("process_cpu_seconds_total", "counter"), ("process_resident_memory_bytes", "gauge"),
@@ -370,12 +303,12 @@ def test_metrics(service, tmp_path):
         if promtool:
             done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=DEADLINE, check=False)
             assert done.returncode == 0 and done.stderr == "", done.stderr + done.stdout
-        status, headers, text = p.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0, text/plain;q=0.5")
+        status, headers, text = p.ask_whole("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"})
         assert status == 200 and headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
         assert text.endswith("\n# EOF\n")
         kinds = families(text)
         assert kinds["sluice_log_lines"] == "counter" and not any(n.endswith("_total") for n in kinds)
-        assert p.end()[0] == 0
+        p.end()
 
 
 @each

@@ -20,7 +20,8 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
 from front import (  # noqa: E402
-    BIN, BINARY, DEADLINE, JSON, POST, TAIL, TEXT, V2, Producer, call, gateway, is_error, produce, raw, until)
+    BINARY, JSON, POST, TAIL, TEXT, V2, Producer, call, gateway, is_error, produce, raw)
+from support.service import BIN, DEADLINE, until  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_whole_request_refused_by_the_producer(pair, reason, status, code):
     is_error(produce(g, "demo.user", {"records": [{"value": 1}]}), status, code)
     p.refuse = None
     assert produce(g, "demo.user", {"records": [{"value": 1}]})[0] in (200, 404)  # 404 until the cache is asked again
-    until(lambda: produce(g, "demo.user", {"records": [{"value": 1}]})[0] == 200)
+    until("the record", lambda: produce(g, "demo.user", {"records": [{"value": 1}]})[0] == 200)
 
 
 def test_topics_that_may_not_be_used(pair):
@@ -369,14 +370,14 @@ def test_expect_continue_and_oversize(pair):
         assert s.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         s.sendall(body)
         assert s.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
-    before = g.metric("sluice_http_rejected_total", 'reason="body_too_large"')
+    before = g.metric("sluice_http_rejected_total", reason="body_too_large")
     got = raw(g.http, POST + b"Content-Length: 10485761\r\n\r\n")  # nothing of the body was sent
     assert got.startswith(b"HTTP/1.1 413 ") and b'{"error_code":413,' in got
     got = raw(g.http, POST + b"Transfer-Encoding: chunked\r\n\r\na00001\r\n")
     assert got.startswith(b"HTTP/1.1 413 ")
     is_error(produce(g, "demo.pin", {"records": [{"value": 1}, {"value": "x" * (1 << 20)}]}), 413, 413, "records[1]")
     is_error(produce(g, "demo.pin", {"records": [{"value": 1}] * 10001}), 422, 422, "10000")
-    assert g.metric("sluice_http_rejected_total", 'reason="body_too_large"') == before + 3
+    assert g.metric("sluice_http_rejected_total", reason="body_too_large") == before + 3
     got = raw(g.http, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 17000)
     assert got.startswith(b"HTTP/1.1 431 ") and b'{"error_code":431,' in got
 
@@ -414,8 +415,8 @@ def test_metrics_close(pair):
     grown = {k: g.metric(f"sluice_records_{k}") - v for k, v in base.items()}
     assert grown == {"received_total": 16, "sent_total": 5, "dropped_total": 11}
     assert g.metric("sluice_records_in_flight") == 0 and g.metric("sluice_buffer_bytes") == 0
-    assert g.metric("sluice_records_dropped_total", 'reason="unknown"') >= 6
-    assert g.metric("sluice_http_requests_total", 'route="produce",code="503"') >= 1
+    assert g.metric("sluice_records_dropped_total", reason="unknown") >= 6
+    assert g.metric("sluice_http_requests_total", route="produce", code="503") >= 1
     assert g.metric("sluice_producers_connected") == 1
     state = g.state()
     assert state["topics"]["demo.geo"] == {"id": "AAAAAAAAAAAAAAAAAAAAAA", "partitions": 4}
@@ -427,7 +428,7 @@ def test_requests_travel_together():
     with gateway() as (g, p), concurrent.futures.ThreadPoolExecutor(32) as pool:
         p.release.clear()  # two messages stay unanswered: the others gather
         replies = [pool.submit(produce, g, "demo.pin", {"records": [{"value": i}]}) for i in range(32)]
-        until(lambda: sum(p.messages) == 32, "all requests at the producer")
+        until("all requests at the producer", lambda: sum(p.messages) == 32)
         p.release.set()
         assert [r.result(DEADLINE)[0] for r in replies] == [200] * 32
         assert len(p.messages) < 32 and sorted(p.values(), key=int) == [b"%d" % i for i in range(32)]
@@ -439,15 +440,15 @@ def test_no_producer():
     with gateway() as (g, p):
         port = p.server.port
         p.server.close()
-        until(lambda: g.ready()[0] == 503, "not ready")
-        assert [c["name"] for c in g.ready()[1]["checks"] if not c["ok"]] == ["producer"]
+        until("not ready", lambda: g.ready()[0] == 503)
+        assert [name for name, (ok, _) in g.ready()[1].items() if not ok] == ["producer"]
         is_error(produce(g, "demo.pin", {"records": [{"value": 1}]}), 503, 503)
         is_error(call(g.http, "GET", "/topics"), 503, 503)
         assert call(g.http, "GET", "/")[0] == 200
-        assert g.metric("sluice_http_rejected_total", 'reason="no_producer"') >= 2
+        assert g.metric("sluice_http_rejected_total", reason="no_producer") >= 2
         again = Producer(port)  # it comes back by itself
         try:
-            until(lambda: g.ready()[0] == 200, "ready again")
+            until("ready again", lambda: g.ready()[0] == 200)
             assert produce(g, "demo.pin", {"records": [{"value": 1}]})[0] == 200
         finally:
             again.close()
@@ -457,11 +458,11 @@ def test_lost_producer_is_unknown():
     with gateway() as (g, p), concurrent.futures.ThreadPoolExecutor(4) as pool:
         p.release.clear()
         reply = pool.submit(produce, g, "demo.pin", {"records": [{"value": 1}]})
-        until(lambda: p.records)
+        until("a record at the producer", lambda: p.records)
         p.server.cut()
         is_error(reply.result(DEADLINE), 503, 50003)
         p.release.set()
-        until(lambda: produce(g, "demo.pin", {"records": [{"value": 2}]})[0] == 200, "a new connection")
+        until("a new connection", lambda: produce(g, "demo.pin", {"records": [{"value": 2}]})[0] == 200)
         assert p.values().count(b"1") == 1  # nothing was sent again
 
 
@@ -474,9 +475,9 @@ def test_late_producer_is_unknown():
 def test_two_producers_one_dies():
     with gateway(producers=2) as (g, _), concurrent.futures.ThreadPoolExecutor(8) as pool:
         a, b = g.producers
-        until(lambda: g.metric("sluice_producers_connected") == 2)
+        until("the number of producers", lambda: g.metric("sluice_producers_connected") == 2)
         a.server.close()
-        until(lambda: g.metric("sluice_producers_connected") == 1)
+        until("the number of producers", lambda: g.metric("sluice_producers_connected") == 1)
         assert g.ready()[0] == 200
         replies = list(pool.map(lambda i: produce(g, "demo.pin", {"records": [{"value": i}]})[0], range(40)))
         assert replies == [200] * 40 and len(b.values()) == 40
@@ -488,15 +489,15 @@ def test_inflight_limit():
         p.release.clear()
         body = {"records": [{"value": "x" * 40000}]}
         held = pool.submit(produce, g, "demo.pin", body)
-        until(lambda: p.records)
+        until("a record at the producer", lambda: p.records)
         is_error(produce(g, "demo.pin", body), 503, 503, "inflight.max")
         assert produce(g, "private", {"records": [{"value": 1}]})[0] == 403  # small ones still find room
         assert g.metric("sluice_buffer_bytes") > 40000
         p.release.set()
         assert held.result(DEADLINE)[0] == 200
-        until(lambda: g.metric("sluice_buffer_bytes") == 0)
+        until("an empty buffer", lambda: g.metric("sluice_buffer_bytes") == 0)
         assert produce(g, "demo.pin", body)[0] == 200
-        assert g.metric("sluice_http_rejected_total", 'reason="backpressure"') == 1
+        assert g.metric("sluice_http_rejected_total", reason="backpressure") == 1
 
 
 def test_client_that_leaves():
@@ -504,12 +505,12 @@ def test_client_that_leaves():
         p.release.clear()
         s = socket.create_connection(("127.0.0.1", g.http))
         s.sendall(POST + b'Content-Length: 25\r\n\r\n{"records":[{"value":1}]}')
-        until(lambda: p.records)
+        until("a record at the producer", lambda: p.records)
         s.close()
-        until(lambda: g.metric("sluice_http_in_flight_requests") == 0)
+        until("no request", lambda: g.metric("sluice_http_in_flight_requests") == 0)
         assert g.metric("sluice_records_in_flight") == 1
         p.release.set()
-        until(lambda: g.metric("sluice_records_in_flight") == 0)
+        until("no record in flight", lambda: g.metric("sluice_records_in_flight") == 0)
         assert g.metric("sluice_records_sent_total") == 1  # it was stored all the same
         assert g.metric("sluice_buffer_bytes") == 0
 
@@ -520,14 +521,14 @@ def test_slow_clients():
             got = raw(g.http, part)
             assert got.startswith(b"HTTP/1.1 408 ") and b'{"error_code":408,' in got
         assert raw(g.http, b"") == b""  # idle: no word
-        assert g.metric("sluice_http_rejected_total", 'reason="timeout"') == 2
+        assert g.metric("sluice_http_rejected_total", reason="timeout") == 2
 
 
 def test_connections_limit():
     with gateway("--connections.max=2") as (g, _):
         socks = [socket.create_connection(("127.0.0.1", g.http)) for _ in range(3)]
         socks[2].sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(lambda: g.metric("sluice_http_accept_paused_total") == 1)
+        until("accepting to wait", lambda: g.metric("sluice_http_accept_paused_total") == 1)
         assert g.metric("sluice_http_connections") == 2
         socks[0].close()
         socks[2].settimeout(DEADLINE)
@@ -557,9 +558,9 @@ def test_drain():
         idle.request("GET", "/")
         assert idle.getresponse().read() == b"{}"
         held = pool.submit(produce, g, "demo.pin", {"records": [{"value": 1}]})
-        until(lambda: p.records)
+        until("a record at the producer", lambda: p.records)
         g.process.send_signal(signal.SIGTERM)
-        until(lambda: g.ready()[0] == 503, "not ready")
+        until("not ready", lambda: g.ready()[0] == 503)
         assert g.process.poll() is None
         with pytest.raises(OSError):
             call(g.http, "GET", "/")  # no new connections
@@ -570,10 +571,10 @@ def test_drain():
 
 
 def test_drain_gives_up_at_its_deadline():
-    with gateway("--drain.timeout=500ms") as (g, p), concurrent.futures.ThreadPoolExecutor(4) as pool:
+    with gateway("--drain.timeout=500ms", drained=False) as (g, p), concurrent.futures.ThreadPoolExecutor(4) as pool:
         p.release.clear()
         held = pool.submit(lambda: pytest.raises(Exception, produce, g, "demo.pin", {"records": [{"value": 1}]}))
-        until(lambda: p.records)
+        until("a record at the producer", lambda: p.records)
         g.process.send_signal(signal.SIGTERM)
         assert g.process.wait(DEADLINE) == 0
         held.result(DEADLINE)

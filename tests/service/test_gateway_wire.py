@@ -19,7 +19,8 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
-from front import DEADLINE, JSON, POST, V2, call, gateway, is_error, produce, raw, until  # noqa: E402
+from front import JSON, POST, V2, call, gateway, is_error, produce, raw  # noqa: E402
+from support.service import DEADLINE, until  # noqa: E402
 
 SUITE = os.path.join(os.environ.get("SLUICE_CACHE") or os.path.expanduser("~/.cache/sluice"), "json-suite")
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -90,13 +91,13 @@ def test_slow_and_crowded_answers_say_whose_they_are():
         socks = [socket.create_connection(("127.0.0.1", g.http)) for _ in range(2)]
         for s in socks:
             s.sendall(POST + b"Content-Length: 60000\r\n\r\n")
-        until(lambda: g.metric("sluice_http_arriving_bytes") == 120000)
+        until("the arriving bytes", lambda: g.metric("sluice_http_arriving_bytes") == 120000)
         status, fields, body = one_answer(raw(g.http, POST + MARKS + b"Content-Length: 60000\r\n\r\n"))
         assert (status, json.loads(body)["error_code"], fields["retry-after"]) == (503, 503, "1")
         assert (fields["x-request-id"], fields["vary"]) == ("my-own.id_1", "origin")
         for s in socks:
             s.close()
-        until(lambda: g.metric("sluice_http_arriving_bytes") == 0)
+        until("the arriving bytes", lambda: g.metric("sluice_http_arriving_bytes") == 0)
 
 
 def test_pipelined_requests_keep_their_order(pair):
@@ -200,12 +201,12 @@ def test_http2_many_streams_on_one_connection(http2):
 def test_http2_body_that_is_announced_too_large(http2):
     """413 as over HTTP/1, before any of the body; the connection goes on."""
     g, p, c = http2
-    before = g.metric("sluice_http_rejected_total", 'reason="body_too_large"')
+    before = g.metric("sluice_http_rejected_total", reason="body_too_large")
     stream = c.begin(fields=announced((10 << 20) + 1))
     status, fields, body = c.answer(stream)
     assert (status, fields["content-type"]) == (413, V2) and json.loads(body)["error_code"] == 413
     assert fields["x-request-id"] == "my-own.id_2" and fields["access-control-allow-origin"] == "*"
-    assert g.metric("sluice_http_rejected_total", 'reason="body_too_large"') == before + 1
+    assert g.metric("sluice_http_rejected_total", reason="body_too_large") == before + 1
     other = c.begin()
     c.send(other, ONE, end=True)
     assert c.answer(other)[0] == 200 and p.values() == [b"1"]
@@ -245,7 +246,7 @@ def test_http2_what_follows_an_early_answer_is_dropped(http2):
         while not c.closed:
             c.pump()
     assert call(g.http, "GET", "/")[0] == 200
-    until(lambda: g.metric("sluice_http_arriving_bytes") == 0)
+    until("the arriving bytes", lambda: g.metric("sluice_http_arriving_bytes") == 0)
 
 
 def test_http2_largest_body(http2):
@@ -254,7 +255,7 @@ def test_http2_largest_body(http2):
     body += b" " * ((10 << 20) - len(body))
     stream = c.begin(fields=announced(len(body)))
     assert c.send(stream, body[:5 << 20])
-    until(lambda: g.metric("sluice_http_arriving_bytes") == 5 << 20)
+    until("the arriving bytes", lambda: g.metric("sluice_http_arriving_bytes") == 5 << 20)
     assert c.send(stream, body[5 << 20:], end=True)
     assert c.answer(stream)[0] == 200 and len(p.records) == 10
     assert g.metric("sluice_http_arriving_bytes") == 0
@@ -295,7 +296,7 @@ def test_http2_slow_requests():
                 other.sendall(b"x")
                 time.sleep(0.05)
         other.close()
-        assert g.metric("sluice_http_rejected_total", 'reason="timeout"') == 2
+        assert g.metric("sluice_http_rejected_total", reason="timeout") == 2
         c.close()
 
 
@@ -311,7 +312,7 @@ def test_http2_answer_that_is_not_taken():
             while not c.closed:
                 c.pump()
         assert c.closed and c.body == {} and time.monotonic() - began >= 0.4
-        until(lambda: g.metric("sluice_http_connections") == 0)
+        until("no connection", lambda: g.metric("sluice_http_connections") == 0)
 
 
 def test_http2_bodies_without_room():
@@ -321,17 +322,17 @@ def test_http2_bodies_without_room():
         streams = [first.begin() for _ in range(2)]
         for stream in streams:
             first.send(stream, b" " * 60000)
-        until(lambda: g.metric("sluice_http_arriving_bytes") == 120000)
+        until("the arriving bytes", lambda: g.metric("sluice_http_arriving_bytes") == 120000)
         with contextlib.suppress(ConnectionError):
             second.send(second.begin(), b" " * 60000)
             while not second.closed:
                 second.pump()
-        assert g.metric("sluice_http_rejected_total", 'reason="backpressure"') == 1
+        assert g.metric("sluice_http_rejected_total", reason="backpressure") == 1
         first.send(streams[0], ONE, end=True)
         assert first.answer(streams[0])[0] == 200 and len(p.records) == 1
         first.close()
         second.close()
-        until(lambda: g.metric("sluice_http_arriving_bytes") == 0)
+        until("the arriving bytes", lambda: g.metric("sluice_http_arriving_bytes") == 0)
 
 
 # ---- JSONTestSuite ----

@@ -3,17 +3,11 @@ order, the bound of the queue, metadata, drain, and messages that are no message
 
 SPDX-License-Identifier: Apache-2.0
 """
-import contextlib
-import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 
@@ -21,9 +15,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
 import bus  # noqa: E402
 import mock_kafka  # noqa: E402
+from support.service import DEADLINE, Service, until  # noqa: E402
 
-BIN = os.environ.get("SLUICE_BIN", os.path.join(ROOT, "build", "test", "bin"))
-DEADLINE = 90
 M = bus.messages("produce")
 BUSY, NO_TOPIC, NO_PARTITION, INVALID = 1, 2, 3, 4
 REFUSED, UNSURE, DENIED = 1, 2, 3
@@ -32,71 +25,20 @@ OK, Q_NO_TOPIC, Q_NO_PARTITION = 1, 2, 3
 TOPICS = [f"demo.{name}" for name in ("clean.pin", "clean.geo", "clean.user", "dead", "pin", "geo", "user")]
 
 
-def until(cond, what="the condition"):
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        value = cond()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not come in {DEADLINE} s")
-
-
-class Producer:
+class Producer(Service):
     def __init__(self, kafka, env=None, **options):
-        flags = {"bus.listen": "127.0.0.1:0", "admin.listen": "127.0.0.1:0", "kafka.brokers": kafka.address,
-                 "metadata.refresh": "100ms", **{k.replace("__", "."): v for k, v in options.items()}}
-        self.log = []
-        self.ports = {}
-        self.process = subprocess.Popen([os.path.join(BIN, "producer"), *[f"--{k}={v}" for k, v in flags.items()]],
-                                        stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-        until(lambda: {"bus", "admin"} <= self.ports.keys() or self.process.poll() is not None, "the listening ports")
-        assert self.process.poll() is None, self.log
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if event.get("event") == "listening":
-                    self.ports[event["what"]] = event["port"]
-
-    def get(self, path):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}{path}", timeout=30) as r:
-                return r.read().decode()
-        except urllib.error.HTTPError as e:
-            return e.read().decode()
-
-    def ready(self):
-        return json.loads(self.get("/readyz"))
-
-    def until_ready(self):
-        until(lambda: self.ready()["ready"], "readiness")
-        return self
-
-    def metric(self, name):
-        found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics"), re.M)
-        return float(found.group(1)) if found else None
+        super().__init__("producer", env=env, **{"bus__listen": "127.0.0.1:0", "kafka__brokers": kafka.address, "metadata__refresh": "100ms",
+                                                 **options})
 
     def client(self):
-        return bus.ReqClient("127.0.0.1", self.ports["bus"], timeout=DEADLINE)
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout=DEADLINE)
-        self.reader.join(DEADLINE)
-        return code
-
-    def __enter__(self):
-        return self
+        return bus.ReqClient("127.0.0.1", self.port_of("bus"), timeout=DEADLINE)
 
     def __exit__(self, kind, *rest):
-        code = self.stop()
-        assert kind or code == 0, "".join(self.log)[-4000:]
+        try:
+            if not kind:
+                self.end()
+        finally:
+            super().__exit__(kind, *rest)
 
 
 @pytest.fixture
@@ -153,7 +95,7 @@ def test_stored_in_order(kafka):
         # Keys decide the partition, as with Java's client.
         a = ask(c, request("demo.geo", b"1", b"2", b"3", keys=[b"k", b"k", b"other"])).produce[0]
         assert a.partition[0] == a.partition[1]
-        assert p.metric('sluice_producer_records_total{result="stored"}') == want + 2 + 3
+        assert p.metric("sluice_producer_records_total", result="stored") == want + 2 + 3
         assert p.metric("sluice_producer_queued_bytes") == 0
 
 
@@ -170,7 +112,7 @@ def test_refused_whole(kafka):
         assert ask(c, request("demo.pin", b"a"), version=9).produce[0].refused.reason == INVALID
         assert ask(c, request("demo.pin")).produce[0].ByteSize() == 0  # no records, no results
         kafka.topic("made.later")
-        until(lambda: not ask(c, request("made.later", b"a")).produce[0].HasField("refused"), "the new topic")
+        until("the new topic", lambda: not ask(c, request("made.later", b"a")).produce[0].HasField("refused"))
 
 
 def test_records_fail_one_by_one(kafka):
@@ -184,7 +126,7 @@ def test_records_fail_one_by_one(kafka):
         assert list(ask(c, request("demo.pin", b"c")).produce[0].offset) == [2]
         kafka.fail(mock_kafka.DENIED)
         assert [e.outcome for e in ask(c, request("demo.pin", b"d")).produce[0].error] == [DENIED]
-        assert p.metric('sluice_producer_records_total{result="refused"}') == 2
+        assert p.metric("sluice_producer_records_total", result="refused") == 2
 
 
 def test_unsure_and_back(kafka):
@@ -198,13 +140,13 @@ def test_unsure_and_back(kafka):
         short = ask(c, request("demo.pin", b"c", timeout_ms=50)).produce[0]
         assert [e.outcome for e in short.error] == [UNSURE]
         assert time.monotonic() - begun < 30
-        until(lambda: not p.ready()["ready"], "being not ready")
+        until("being not ready", lambda: p.ready()[0] == 503)
         assert p.metric("sluice_producer_kafka_up") == 0
-        assert p.metric('sluice_producer_records_total{result="unsure"}') == 2
+        assert p.metric("sluice_producer_records_total", result="unsure") == 2
         kafka.up()
         p.until_ready()
-        until(lambda: not ask(c, request("demo.pin", b"d")).produce[0].error, "a stored record")
-        until(lambda: p.metric("sluice_producer_queued_bytes") == 0, "an empty queue")
+        until("a stored record", lambda: not ask(c, request("demo.pin", b"d")).produce[0].error)
+        until("an empty queue", lambda: p.metric("sluice_producer_queued_bytes") == 0)
 
 
 def test_queue_is_bounded(kafka):
@@ -212,11 +154,11 @@ def test_queue_is_bounded(kafka):
         c = p.client()
         kafka.down()
         heads = [c.send(message(request("demo.pin", b"x" * 100000))) for _ in range(10)]
-        until(lambda: p.metric("sluice_producer_queued_records") == 10, "ten records in the queue")
+        until("ten records in the queue", lambda: p.metric("sluice_producer_queued_records") == 10)
         late = p.client()
         a = ask(late, request("demo.pin", b"x" * 100000)).produce[0]
         assert a.refused.reason == BUSY and "full" in a.refused.text
-        assert p.metric('sluice_producer_requests_total{result="busy"}') >= 1
+        assert p.metric("sluice_producer_requests_total", result="busy") >= 1
         assert p.metric("sluice_producer_queued_bytes") <= 1 << 20
         kafka.up()
         assert sorted(M["FromProducer"].FromString(bus.read_message(c.sock)[4:]).produce[0].offset[0] for _ in heads) == list(range(10))
@@ -240,7 +182,7 @@ def test_questions(kafka):
         assert unknown.result == Q_NO_TOPIC
         assert (offsets.result, offsets.beginning_offset, offsets.end_offset) == (OK, 0, 2)
         assert far.result == Q_NO_PARTITION and nowhere.result == Q_NO_TOPIC
-        state = json.loads(p.get("/debug/state"))["producer"]["topics"]
+        state = p.state()["producer"]["topics"]
         assert state["demo.geo"]["partitions"] == 4
 
 
@@ -262,18 +204,18 @@ def test_before_kafka_and_drain(kafka):
     p = Producer(kafka)
     c = p.client()
     assert ask(c, request("demo.pin", b"a")).produce[0].refused.reason == BUSY
-    assert not p.ready()["ready"]
+    assert p.ready()[0] == 503
     kafka.up()
     p.until_ready()
-    until(lambda: not ask(c, request("demo.pin", b"a")).produce[0].HasField("refused"), "the first record")
+    until("the first record", lambda: not ask(c, request("demo.pin", b"a")).produce[0].HasField("refused"))
     kafka.rtt(700)
     heads = [c.send(message(request("demo.pin", b"in flight"))) for _ in range(20)]
-    until(lambda: p.metric("sluice_producer_queued_records") == 20, "twenty records on their way")
+    until("twenty records on their way", lambda: p.metric("sluice_producer_queued_records") == 20)
     p.process.send_signal(signal.SIGTERM)
-    until(lambda: not p.ready()["ready"] or p.process.poll() is not None, "draining")
+    until("draining", lambda: p.ready()[0] == 503 or p.process.poll() is not None)
     answers = [M["FromProducer"].FromString(bus.read_message(c.sock)[4:]).produce[0] for _ in heads]
     assert all(a.offset and a.offset[0] >= 0 and not a.error for a in answers)
-    assert p.stop() == 0
+    p.end()
 
 
 def flood(*values):
@@ -282,7 +224,7 @@ def flood(*values):
 
 
 def sent(p, client):
-    return p.metric(f'sluice_producer_sent_records_total{{client="{client}"}}')
+    return p.metric("sluice_producer_sent_records_total", client=client)
 
 
 def test_a_flood_moves_to_the_client_that_gathers(kafka):
@@ -291,7 +233,7 @@ def test_a_flood_moves_to_the_client_that_gathers(kafka):
         c = p.client()
         kafka.rtt(300)
         heads = [c.send(message(request("demo.pin", b"lonely")))]
-        until(lambda: p.metric("sluice_producer_queued_records") == 1, "a record on its way")
+        until("a record on its way", lambda: p.metric("sluice_producer_queued_records") == 1)
         heads += [c.send(message(*flood(*[b"%d" % i for i in range(n * 50, n * 50 + 50)]))) for n in range(6)]
         answers = {}
         while len(answers) < len(heads):
@@ -303,7 +245,7 @@ def test_a_flood_moves_to_the_client_that_gathers(kafka):
         # Idle and calm again: the next lonely record goes out at once.
         kafka.rtt(0)
         quick = sent(p, "quick")
-        until(lambda: ask(c, request("demo.pin", b"x")).produce[0].offset[0] and sent(p, "quick") > quick, "a lonely record on the quick client")
+        until("a lonely record on the quick client", lambda: ask(c, request("demo.pin", b"x")).produce[0].offset[0] and sent(p, "quick") > quick)
 
 
 def test_what_is_held_is_refused_when_kafka_does_not_answer(kafka):
@@ -312,7 +254,7 @@ def test_what_is_held_is_refused_when_kafka_does_not_answer(kafka):
         c = p.client()
         kafka.rtt(2000)
         heads = [c.send(message(request("demo.pin", b"lonely")))]
-        until(lambda: p.metric("sluice_producer_queued_records") == 1, "a record on its way")
+        until("a record on its way", lambda: p.metric("sluice_producer_queued_records") == 1)
         requests = flood(*[b"%d" % i for i in range(100)])
         for r in requests:
             r.timeout_ms = 300
@@ -321,10 +263,10 @@ def test_what_is_held_is_refused_when_kafka_does_not_answer(kafka):
         assert refused and refused == list(range(refused[0], 100)) and len(refused) >= 59
         assert all(answers[i].refused.reason == BUSY and "nothing was handed on" in answers[i].refused.text for i in refused)
         assert all([e.outcome for e in a.error] == [UNSURE] for a in answers[:refused[0]])
-        assert p.metric('sluice_producer_records_total{result="refused"}') == len(refused)
+        assert p.metric("sluice_producer_records_total", result="refused") == len(refused)
         assert M["FromProducer"].FromString(c.receive(heads[0])).produce[0].offset == [0]
         kafka.rtt(0)
-        until(lambda: p.metric("sluice_producer_queued_bytes") == 0, "an empty queue")
+        until("an empty queue", lambda: p.metric("sluice_producer_queued_bytes") == 0)
         assert ask(c, request("demo.pin", b"next")).produce[0].offset == [1 + refused[0]]  # those that were on their way, and no other
 
 
@@ -334,13 +276,13 @@ def test_held_records_at_the_end(kafka):
     c = p.client()
     kafka.rtt(500)
     heads = [c.send(message(request("demo.pin", b"lonely")))]
-    until(lambda: p.metric("sluice_producer_queued_records") == 1, "a record on its way")
+    until("a record on its way", lambda: p.metric("sluice_producer_queued_records") == 1)
     heads.append(c.send(message(*flood(*[b"%d" % i for i in range(100)]))))
-    until(lambda: p.metric("sluice_producer_queued_records") == 101, "records that are held")
+    until("records that are held", lambda: p.metric("sluice_producer_queued_records") == 101)
     p.process.send_signal(signal.SIGTERM)
     answers = {m[:4]: M["FromProducer"].FromString(m[4:]).produce for m in (bus.read_message(c.sock) for _ in heads)}
     assert [a.offset[0] for head in heads for a in answers[head]] == list(range(101))
-    assert p.stop() == 0
+    p.end()
 
 
 def test_many_headers_take_their_room(kafka):
@@ -355,8 +297,8 @@ def test_many_headers_take_their_room(kafka):
         assert list(ask(c, r).produce[0].offset) == list(range(5))
         kafka.down()
         c.send(message(r))
-        until(lambda: p.metric("sluice_producer_queued_bytes") > 5 * 1000 * 96, "records with headers in the queue")
+        until("records with headers in the queue", lambda: p.metric("sluice_producer_queued_bytes") > 5 * 1000 * 96)
         c.send(message(r))
         assert ask(p.client(), r).produce[0].refused.reason == BUSY
         kafka.up()
-        until(lambda: p.metric("sluice_producer_queued_bytes") == 0, "an empty queue")
+        until("an empty queue", lambda: p.metric("sluice_producer_queued_bytes") == 0)

@@ -5,36 +5,18 @@ SPDX-License-Identifier: Apache-2.0
 import contextlib
 import http.client
 import json
-import os
-import queue
-import re
-import signal
 import socket
-import subprocess
 import threading
-import time
 
 import bus
+from support.service import DEADLINE, Service
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BIN = os.environ.get("SLUICE_BIN", os.path.join(ROOT, "build", "test", "bin"))
-DEADLINE = 90
 M = bus.messages("produce")
 V2 = "application/vnd.kafka.v2+json"
 JSON = "application/vnd.kafka.json.v2+json"
 BINARY = "application/vnd.kafka.binary.v2+json"
 TEXT = "application/vnd.kafka.text.v2+json"
 TAIL = b',"key_schema_id":null,"value_schema_id":null}'
-
-
-def until(cond, what="the condition"):
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        value = cond()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"{what} did not come in {DEADLINE} s")
 
 
 class Producer:
@@ -126,64 +108,15 @@ class Producer:
         self.server.close()
 
 
-class Gateway:
+class Gateway(Service):
     def __init__(self, producers, *args, ready=True):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-        env.setdefault("LSAN_OPTIONS", f"suppressions={ROOT}/tests/support/lsan.supp")
-        ports = ",".join(f"127.0.0.1:{p}" for p in producers)
-        self.process = subprocess.Popen(
-            [os.path.join(BIN, "gateway"), "--http.listen=127.0.0.1:0", "--admin.listen=127.0.0.1:0", f"--producers={ports}", *args],
-            env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        self.lines, self.ports, found = [], {}, queue.Queue()
-
-        def read():
-            for line in self.process.stderr:
-                self.lines.append(line)
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line)
-                    if event.get("event") == "listening":
-                        found.put((event["what"], event["port"]))
-            found.put((None, None))
-
-        self.reader = threading.Thread(target=read, daemon=True)
-        self.reader.start()
-        while len(self.ports) < 2:
-            what, port = found.get(timeout=DEADLINE)
-            assert what, "".join(self.lines)
-            self.ports[what] = port
-        self.http, self.admin = self.ports["http"], self.ports["admin"]
+        super().__init__("gateway", *args, http__listen="127.0.0.1:0", producers=",".join(f"127.0.0.1:{p}" for p in producers))
+        self.http, self.admin = self.port_of("http"), self.port_of("admin")
         if ready:
-            until(lambda: self.ready()[0] == 200, "readiness")
-
-    def ready(self):
-        status, _, body = call(self.admin, "GET", "/readyz")
-        return status, json.loads(body)
-
-    def metric(self, name, labels=""):
-        """The sum over all series of that name whose labels contain the text."""
-        _, _, body = call(self.admin, "GET", "/metrics")
-        total = 0.0
-        for line in body.decode().splitlines():
-            m = re.fullmatch(r"(\w+)(\{[^}]*\})? (\S+)", line)
-            if m and m.group(1) == name and labels in (m.group(2) or ""):
-                total += float(m.group(3))
-        return total
+            self.until_ready()
 
     def state(self):
-        _, _, body = call(self.admin, "GET", "/debug/state")
-        return json.loads(body)["gateway"]
-
-    def stop(self, expected=0):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            code = self.process.wait(DEADLINE)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
-        self.reader.join(DEADLINE)
-        assert code == expected, "".join(self.lines[-60:])
+        return super().state()["gateway"]
 
 
 def call(port, method, path, body=None, headers=None):
@@ -197,7 +130,7 @@ def call(port, method, path, body=None, headers=None):
 
 
 @contextlib.contextmanager
-def gateway(*args, producers=1, ready=True):
+def gateway(*args, producers=1, ready=True, drained=True):
     all_of = [Producer() for _ in range(producers)]
     g = None
     try:
@@ -206,13 +139,12 @@ def gateway(*args, producers=1, ready=True):
         yield g, all_of[0]
         for p in all_of:
             p.release.set()
-        g.stop()
+        g.end(drained=drained)
     finally:
         for p in all_of:
             p.close()
-        if g and g.process.poll() is None:
-            g.process.kill()
-            g.process.wait()
+        if g:
+            g.__exit__()
 
 
 def produce(g, topic, body, kind=JSON, **headers):

@@ -4,14 +4,12 @@ A pytest plug-in: `pytest_plugins = ["support.washing"]`. Every test takes a use
 SPDX-License-Identifier: Apache-2.0
 """
 import base64
-import http.client
+import functools
 import itertools
 import json
 import os
 import resource
-import signal
 import subprocess
-import threading
 import time
 import uuid
 
@@ -25,29 +23,11 @@ from sluice import kafka as kafka_child
 from sluice import redis as redis_child
 from sluice import http as sluice_http
 from sluice import stack
-from support import spans
+from support import service, spans
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BIN = os.environ.get("SLUICE_BIN", os.path.join(ROOT, "build", "test", "bin"))
-DEADLINE = 120
+DEADLINE = service.DEADLINE
 _numbers = itertools.count(1)
-
-
-def until(what, check):
-    """Waits until check() is true (errors of a peer that is not there yet count as false) and returns its value."""
-    end = time.monotonic() + DEADLINE
-    while not (last := _tried(check))[0]:
-        assert time.monotonic() < end, f"waited for {what}; last: {last[1]!r}"
-        time.sleep(0.02)
-    return last[1]
-
-
-def _tried(check):
-    try:
-        value = check()
-    except (OSError, sluice_http.HttpError, KafkaError) as e:
-        return False, e
-    return bool(value), value
+until = functools.partial(service.until, errors=(OSError, sluice_http.HttpError, KafkaError))
 
 
 class Child:
@@ -220,107 +200,14 @@ class User:
         return chain
 
 
-class Service:
-    """One of our programs as a process, with its log lines and its admin port."""
-
-    def __init__(self, name, *flags, env=None, **options):
-        self.name = name
-        keep = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-        flags = [f"--{k.replace('__', '.')}={v}" for k, v in options.items()] + list(flags)
-        # SIGXFSZ stays ignored, as Python has it: a full disk is an error of write, not the end.
-        self.process = subprocess.Popen([os.path.join(BIN, name), "--admin.listen=127.0.0.1:0", *flags], env={**keep, **(env or {})},
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                                        restore_signals=False)
-        self.lines, self.cond, self.ended = [], threading.Condition(), False
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-        self.port = None
-
-    def _read(self):
-        for line in self.process.stderr:
-            with self.cond:
-                self.lines.append(line)
-                self.cond.notify_all()
-        with self.cond:
-            self.ended = True
-            self.cond.notify_all()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.reader.join()
-        self.process.stderr.close()
-
-    def events(self, event, **pairs):
-        with self.cond:
-            lines = list(self.lines)
-        entries = [json.loads(line) for line in lines if f'"{event}"' in line]
-        return [e for e in entries if e["event"] == event and all(e.get(k) == v for k, v in pairs.items())]
-
-    def event(self, event, n=1, **pairs):
-        """The n-th log line of this kind, as soon as it is there."""
-        end = time.monotonic() + DEADLINE
-        while True:
-            found = self.events(event, **pairs)
-            if len(found) >= n:
-                return found[n - 1]
-            with self.cond:
-                assert not self.ended, f"{self.name} ended without {event}:\n{''.join(self.lines[-60:])}"
-                assert time.monotonic() < end, f"{self.name}: no {event} {pairs}:\n{''.join(self.lines[-60:])}"
-                self.cond.wait(0.2)
-
-    def url(self):
-        if not self.port:
-            self.port = self.event("listening", what="admin")["port"]
-        return f"http://127.0.0.1:{self.port}"
-
-    def ask(self, path, method="GET", body=None):
-        self.url()
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            c.request(method, path, body=body)
-            r = c.getresponse()
-            return r.status, r.read().decode()
-        finally:
-            c.close()
+class Service(service.Service):
+    """A cleaner or a sink: takes orders, and may be kept from writing."""
 
     def order(self, name, body):
         status, text = self.ask(f"/orders/{name}", "POST", body if isinstance(body, str) else json.dumps(body))
         return status, json.loads(text)
 
-    def state(self):
-        return json.loads(self.ask("/debug/state")[1])
-
-    def ready(self):
-        """(status, {check: (ok, detail)})"""
-        status, text = self.ask("/readyz")
-        return status, {c["name"]: (c["ok"], c["detail"]) for c in json.loads(text)["checks"]}
-
-    def metric(self, metric, **labels):
-        """The sum over the series that have these labels."""
-        return sum(v for n, has, v in sluice_http.metrics(self.url(), timeout=30)
-                   if n == metric and all(has.get(k) == v2 for k, v2 in labels.items()))
-
-    def send(self, number):
-        self.process.send_signal(number)
-
     def file_limit(self, limit):
         """Caps the size of files that it may write from now on: a full disk, to it alone. None lifts it."""
         _, hard = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (hard if limit is None else limit, hard))
-
-    def wait(self):
-        code = self.process.wait(timeout=DEADLINE)
-        self.reader.join()
-        return code
-
-    def end(self, number=signal.SIGTERM):
-        """Drains; the exit code must be 0, whatever the sanitizers would say included."""
-        self.send(number)
-        code = self.wait()
-        assert code == 0, f"{self.name}: exit code {code}\n{''.join(self.lines[-60:])}"
-        assert not self.events("handle_left_open") and not self.events("drain_timed_out"), "".join(self.lines[-60:])
