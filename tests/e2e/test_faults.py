@@ -193,10 +193,10 @@ def test_disk_full(stack):
     with contextlib.ExitStack() as full:
         if stack.small_lake:
             ballast = os.path.join(stack.small_lake, "ballast")
-            with open(ballast, "wb") as f, contextlib.suppress(OSError):
+            # unbuffered: a buffer would keep what did not fit, and fail once more when it is closed
+            with open(ballast, "wb", buffering=0) as f, contextlib.suppress(OSError):
                 while True:
                     f.write(b"\0" * 65536)
-                    f.flush()
             full.callback(os.unlink, ballast)
             assert shutil.disk_usage(stack.small_lake).free < 65536
         elif os.geteuid():
