@@ -49,8 +49,8 @@ struct httpd_answer {
     int status;
     const char *content_type;
     struct str body; /* copied, unless body_owned */
-    char *
-        body_owned; /* if set: the body's memory, freed with mem_free when sent; body points into it */
+    /* if set: the body's memory, freed with mem_free when sent; body points into it */
+    char *body_owned;
     struct {
         const char *name;
         struct str value;
@@ -88,8 +88,8 @@ void httpd_drain(struct httpd *h);
 void httpd_close(struct httpd **h);
 
 struct httpd_stats {
-    uint64_t connections_total, requests_total,
-        refused_total;           /* refused: answered by httpd itself */
+    /* refused: answered by httpd itself */
+    uint64_t connections_total, requests_total, refused_total;
     unsigned connections, calls; /* open now */
     size_t arriving_bytes;       /* bodies not yet whole */
     uint64_t accept_paused_total;
@@ -107,7 +107,7 @@ struct httpd_stream;
 typedef void httpd_want_fn(void *ctx); /* the last piece was sent: the next one, please */
 struct httpd_stream *httpd_stream_begin(struct httpd_call *call, const struct httpd_answer *head,
                                         httpd_want_fn *want, void (*gone)(void *ctx), void *ctx);
-void httpd_stream_send(struct httpd_stream *s, struct str piece,
-                       bool last); /* copies; after last the stream is gone */
-void httpd_stream_abort(
-    struct httpd_stream *s); /* cuts the connection, so that nobody takes it for whole */
+/* copies; after last the stream is gone */
+void httpd_stream_send(struct httpd_stream *s, struct str piece, bool last);
+/* cuts the connection, so that nobody takes it for whole */
+void httpd_stream_abort(struct httpd_stream *s);

@@ -1,9 +1,9 @@
-/* httpd_conn: one connection. HTTP/1.1 is read and written here; HTTP/2 goes to h2o after its preface.
+/* httpd_conn: one connection. HTTP/1.1 is read here and written in httpd_write.c; HTTP/2 goes to h2o after its preface.
  *
  * state    waits for                 moves on in     then             timeout
  * HEAD     a whole head              take_head       BODY, H2         request_timeout: 408; no byte yet: ends
  * BODY     the whole body            take_body       CALL             request_timeout: 408
- * CALL     the service's answer      finish          HEAD, LINGER     the service's own; for a stuck writer request_timeout
+ * CALL     the service's answer      …_finish        HEAD, LINGER     the service's own; for a stuck writer request_timeout
  * LINGER   the client's end          on_read         CLOSED           LINGER_MS
  * H2       h2o                       -               CLOSED           h2o's
  * CLOSED   the handle's close        on_closed       -                -
@@ -24,26 +24,14 @@ enum {
     PAD = HTTPD_BODY_PADDING,
 };
 
-struct conn_write {
-    uv_write_t req;
-    struct httpd_conn *c;
-    char *owned;
-    char data[];
-};
-
 static void conn_process(struct httpd_conn *c);
 static void refuse(struct httpd_conn *c, int status, const char *text);
 static void update_reading(struct httpd_conn *c);
 static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf);
 
-static void set_deadline(struct httpd_conn *c, uint64_t after_ms)
+void httpd_conn_deadline(struct httpd_conn *c, uint64_t after_ms)
 {
     c->deadline_ms = loop_now_ms(c->h->loop) + after_ms;
-}
-
-static void set_state(struct httpd_conn *c, enum httpd_state state)
-{
-    c->state = state;
 }
 
 static void give_room(struct httpd_conn *c)
@@ -78,7 +66,7 @@ void httpd_conn_end(struct httpd_conn *c)
     }
     if (c->state == CONN_CLOSED)
         return;
-    set_state(c, CONN_CLOSED);
+    c->state = CONN_CLOSED;
     give_room(c);
     loop_timer_stop(&c->timer);
     loop_defer_cancel(&c->next);
@@ -97,11 +85,11 @@ static void linger(struct httpd_conn *c)
 {
     give_room(c);
     loop_defer_cancel(&c->next);
-    set_state(c, CONN_LINGER);
+    c->state = CONN_LINGER;
     c->start = c->len = 0;
-    set_deadline(c, c->h->draining ? LINGER_DRAIN_MS : LINGER_MS);
+    httpd_conn_deadline(c, c->h->draining ? LINGER_DRAIN_MS : LINGER_MS);
     if (c->writes)
-        set_deadline(c, c->h->o.request_timeout_ms);
+        httpd_conn_deadline(c, c->h->o.request_timeout_ms);
     loop_timer_start(c->h->loop, &c->timer, c->deadline_ms - loop_now_ms(c->h->loop), c->timer.fn,
                      c);
     uv_shutdown_t *req = MEM_NEW(uv_shutdown_t);
@@ -118,7 +106,7 @@ void httpd_conn_drain(struct httpd_conn *c)
     if (c->state == CONN_HEAD && c->len == c->start && c->writes == 0)
         httpd_conn_end(c);
     else if (c->state == CONN_LINGER)
-        set_deadline(c, LINGER_DRAIN_MS);
+        httpd_conn_deadline(c, LINGER_DRAIN_MS);
     else
         c->close_after = true;
 }
@@ -142,15 +130,10 @@ static void on_timer(void *ctx)
         httpd_conn_end(c);
 }
 
-/* ---- writing ---- */
+/* ---- after an answer ---- */
 
-static void on_written(uv_write_t *req, int status)
+void httpd_conn_written(struct httpd_conn *c, int status)
 {
-    struct conn_write *w = LIST_ENTRY(req, struct conn_write, req);
-    struct httpd_conn *c = w->c;
-    mem_free(w->owned);
-    mem_free(w);
-    c->writes--;
     if (c->state == CONN_CLOSED)
         return;
     if (status != 0) {
@@ -160,110 +143,13 @@ static void on_written(uv_write_t *req, int status)
     if (c->writes)
         return;
     if (c->state == CONN_LINGER) {
-        set_deadline(c, c->h->draining ? LINGER_DRAIN_MS : LINGER_MS);
+        httpd_conn_deadline(c, c->h->draining ? LINGER_DRAIN_MS : LINGER_MS);
     } else if (c->state == CONN_CALL && c->call.streaming) {
         c->call.stream.want(c->call.stream.ctx);
     } else {
-        set_deadline(c, c->h->o.request_timeout_ms);
+        httpd_conn_deadline(c, c->h->o.request_timeout_ms);
         conn_process(c);
     }
-}
-
-/* Writes both pieces now as far as the socket takes them; the rest is copied (or `owned` is kept, which holds the second). */
-static void conn_write(struct httpd_conn *c, struct str a, struct str b, char *owned)
-{
-    size_t done = 0;
-    if (c->writes == 0) {
-        uv_buf_t bufs[2] = {uv_buf_init((char *)(uintptr_t)a.p, (unsigned)a.n),
-                            uv_buf_init((char *)(uintptr_t)b.p, (unsigned)b.n)};
-        int n = uv_try_write((uv_stream_t *)&c->tcp, bufs, b.n ? 2 : 1);
-        if (n < 0 && n != UV_EAGAIN) {
-            mem_free(owned);
-            httpd_conn_end(c);
-            return;
-        }
-        done = n > 0 ? (size_t)n : 0;
-    }
-    if (done == a.n + b.n) {
-        mem_free(owned);
-        return;
-    }
-    size_t from_a = done < a.n ? done : a.n, from_b = done - from_a;
-    size_t copy = a.n - from_a + (owned ? 0 : b.n - from_b);
-    struct conn_write *w = mem_alloc_raw(sizeof *w + copy);
-    *w = (struct conn_write){.c = c, .owned = owned};
-    if (a.n > from_a)
-        memcpy(w->data, a.p + from_a, a.n - from_a);
-    if (!owned && b.n > from_b)
-        memcpy(w->data + (a.n - from_a), b.p + from_b, b.n - from_b);
-    uv_buf_t bufs[2] = {uv_buf_init(w->data, (unsigned)copy),
-                        uv_buf_init(owned ? (char *)(uintptr_t)b.p + from_b : NULL,
-                                    owned ? (unsigned)(b.n - from_b) : 0)};
-    c->writes++;
-    set_deadline(c, c->h->o.request_timeout_ms);
-    if (uv_write(&w->req, (uv_stream_t *)&c->tcp, bufs, owned ? 2 : 1, on_written) != 0) {
-        c->writes--;
-        mem_free(owned);
-        mem_free(w);
-        httpd_conn_end(c);
-    }
-}
-
-static bool clean_value(struct str v)
-{
-    for (size_t i = 0; i < v.n; i++)
-        if (((unsigned char)v.p[i] < ' ' && v.p[i] != '\t') || v.p[i] == 0x7f)
-            return false;
-    return true;
-}
-
-static struct str write_head(struct httpd_conn *c, const struct httpd_answer *a, bool streamed)
-{
-    struct buf *b = &c->h->head;
-    buf_reset(b);
-    if (a->status == 200) {
-        buf_str(b, STR("HTTP/1.1 200 OK\r\n"));
-    } else {
-        buf_str(b, STR("HTTP/1.1 "));
-        buf_u64(b, (uint64_t)a->status);
-        buf_char(b, ' ');
-        buf_z(b, httpd_reason(a->status));
-        buf_str(b, STR("\r\n"));
-    }
-    buf_str(b, STR("date: "));
-    buf_z(b, httpd_date(c->h));
-    buf_str(b, STR("\r\n"));
-    if (c->h->server_name) {
-        buf_str(b, STR("server: "));
-        buf_z(b, c->h->server_name);
-        buf_str(b, STR("\r\n"));
-    }
-    if (a->content_type) {
-        buf_str(b, STR("content-type: "));
-        buf_z(b, a->content_type);
-        buf_str(b, STR("\r\n"));
-    }
-    for (size_t i = 0; i < sizeof a->headers / sizeof *a->headers && a->headers[i].name; i++) {
-        if (!clean_value(a->headers[i].value))
-            continue;
-        buf_z(b, a->headers[i].name);
-        buf_str(b, STR(": "));
-        buf_str(b, a->headers[i].value);
-        buf_str(b, STR("\r\n"));
-    }
-    if (streamed && !c->head.http10) {
-        buf_str(b, STR("transfer-encoding: chunked\r\n"));
-    } else if (!streamed && a->status != 204 && a->status != 304) {
-        buf_str(b, STR("content-length: "));
-        buf_u64(b, a->body.n);
-        buf_str(b, STR("\r\n"));
-    }
-    if (c->close_after)
-        buf_str(b, STR("connection: close\r\n"));
-    else if (c->head.http10)
-        buf_str(b, STR("connection: keep-alive\r\n"));
-    buf_str(b, STR("\r\n"));
-    return buf_as_str(b);
 }
 
 static void on_next(void *ctx)
@@ -271,8 +157,7 @@ static void on_next(void *ctx)
     conn_process(CHECK_FROM(ctx, struct httpd_conn, HTTPD_CONN_TAG));
 }
 
-/* The answer is on its way: make ready for the next request. */
-static void finish(struct httpd_conn *c)
+void httpd_conn_finish(struct httpd_conn *c)
 {
     if (c->state == CONN_CLOSED)
         return;
@@ -280,7 +165,7 @@ static void finish(struct httpd_conn *c)
         linger(c);
         return;
     }
-    set_state(c, CONN_HEAD);
+    c->state = CONN_HEAD;
     c->start = c->end;
     c->scanned = 0;
     if (c->start == c->len) {
@@ -291,89 +176,13 @@ static void finish(struct httpd_conn *c)
             c->cap = 0;
         }
     }
-    set_deadline(c, c->h->o.request_timeout_ms);
+    httpd_conn_deadline(c, c->h->o.request_timeout_ms);
     if (c->in_process)
         return;
     if (c->len > c->start)
         loop_defer(c->h->loop, &c->next, on_next, c);
     else
         update_reading(c);
-}
-
-void httpd_conn_answer(struct httpd_conn *c, const struct httpd_answer *a)
-{
-    if (a->close || c->h->draining)
-        c->close_after = true;
-    struct str head = write_head(c, a, false);
-    bool no_body = c->no_body || a->status == 204 || a->status == 304;
-    char *owned = a->body_owned;
-    if (no_body) {
-        mem_free(owned);
-        owned = NULL;
-    }
-    conn_write(c, head, no_body ? (struct str){NULL, 0} : a->body, owned);
-    finish(c);
-}
-
-static void on_stream_next(void *ctx)
-{
-    struct httpd_conn *c = CHECK_FROM(ctx, struct httpd_conn, HTTPD_CONN_TAG);
-    c->call.stream.want(c->call.stream.ctx);
-}
-
-static void stream_next(struct httpd_conn *c)
-{
-    if (c->state == CONN_CALL && c->writes == 0)
-        loop_defer(c->h->loop, &c->call.stream.next, on_stream_next, c);
-}
-
-/* A write that fails ends the connection, and its stream with it, before the caller has the stream: the end waits a turn. */
-void httpd_conn_stream_head(struct httpd_conn *c, const struct httpd_answer *a)
-{
-    if (a->close || c->h->draining || c->head.http10)
-        c->close_after = true;
-    c->call.stream.head_only = c->no_body;
-    struct str head = write_head(c, a, true);
-    /* Copied into the queue always, so that nothing can end it here. */
-    struct conn_write *w = mem_alloc_raw(sizeof *w + head.n);
-    *w = (struct conn_write){.c = c};
-    memcpy(w->data, head.p, head.n);
-    uv_buf_t b = uv_buf_init(w->data, (unsigned)head.n);
-    c->writes++;
-    set_deadline(c, c->h->o.request_timeout_ms);
-    if (uv_write(&w->req, (uv_stream_t *)&c->tcp, &b, 1, on_written) != 0) {
-        c->writes--;
-        mem_free(w);
-        stream_next(c); /* the next write meets the same error and ends it */
-    }
-}
-
-void httpd_conn_stream_send(struct httpd_conn *c, struct str piece, bool last)
-{
-    struct buf *b = &c->h->head;
-    bool chunked = !c->head.http10;
-    buf_reset(b);
-    if (!c->call.stream.head_only) {
-        if (chunked && piece.n)
-            buf_printf(b, "%zx\r\n", piece.n);
-        buf_str(b, piece);
-        if (chunked && piece.n)
-            buf_str(b, STR("\r\n"));
-        if (chunked && last)
-            buf_str(b, STR("0\r\n\r\n"));
-    }
-    if (last) {
-        c->call.streaming = false;
-        loop_defer_cancel(&c->call.stream.next);
-    }
-    if (b->len)
-        conn_write(c, buf_as_str(b), (struct str){NULL, 0}, NULL);
-    if (c->state == CONN_CLOSED)
-        return;
-    if (last)
-        finish(c);
-    else
-        stream_next(c);
 }
 
 /* ---- reading ---- */
@@ -474,11 +283,11 @@ static bool start_body(struct httpd_conn *c)
         }
         c->reserved = c->end - c->body;
     }
-    set_state(c, CONN_BODY);
+    c->state = CONN_BODY;
     if (d->expect_continue && !d->http10 && (d->chunked || d->length) && c->len == c->body &&
         !c->continued) {
         c->continued = true;
-        conn_write(c, STR("HTTP/1.1 100 Continue\r\n\r\n"), (struct str){NULL, 0}, NULL);
+        httpd_write(c, STR("HTTP/1.1 100 Continue\r\n\r\n"), (struct str){NULL, 0}, NULL);
         return c->state == CONN_BODY && c->writes == 0;
     }
     return true;
@@ -530,7 +339,7 @@ static void dispatch(struct httpd_conn *c, size_t body_len)
 {
     give_room(c);
     c->continued = false;
-    set_state(c, CONN_CALL);
+    c->state = CONN_CALL;
     c->call = (struct httpd_call){.tag = HTTPD_CALL_TAG,
                                   .conn = c,
                                   .req = request_of(c, str_make(c->in + c->body, body_len))};
@@ -622,7 +431,7 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
         return;
     }
     if (c->state == CONN_HEAD && c->len == c->start && c->writes == 0)
-        set_deadline(c, c->h->o.request_timeout_ms);
+        httpd_conn_deadline(c, c->h->o.request_timeout_ms);
     c->len += (size_t)nread;
     if ((c->state == CONN_HEAD || c->state == CONN_BODY) && c->writes == 0)
         conn_process(c);
@@ -646,9 +455,9 @@ void httpd_conn_open(struct httpd *h)
         return;
     }
     h->stats.connections_total++;
-    (void)uv_tcp_nodelay(&c->tcp,
-                         1); /* fails only on a connection that has ended: reading says so */
-    set_deadline(c, h->o.request_timeout_ms);
+    /* fails only on a connection that has ended: reading says so */
+    (void)uv_tcp_nodelay(&c->tcp, 1);
+    httpd_conn_deadline(c, h->o.request_timeout_ms);
     loop_timer_start(h->loop, &c->timer, h->o.request_timeout_ms, on_timer, c);
     update_reading(c);
 }

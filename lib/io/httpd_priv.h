@@ -3,6 +3,7 @@
  * httpd.c       listener, limits, statistics, the life of the whole
  * httpd_head.c  the strict scanner of HTTP/1 heads and chunks: pure functions on bytes
  * httpd_conn.c  one connection: HTTP/1.1, or handed to h2o when it opens with HTTP/2's preface
+ * httpd_write.c what goes out on a connection of HTTP/1.1
  * httpd_call.c  requests, answers and streams, whatever the protocol
  * httpd_h2.c    HTTP/2 by h2o (the only file that includes its headers)
  *
@@ -21,8 +22,8 @@
 #define HTTPD_BUFFER_CLASSES 5 /* 16 KiB to 256 KiB */
 
 /* ---- head scanner ---- */
-struct
-    httpd_field { /* offsets from the first byte of the head: the memory may move while the body arrives */
+/* offsets from the first byte of the head: the memory may move while the body arrives */
+struct httpd_field {
     uint16_t name, name_len, value, value_len;
 };
 struct httpd_head {
@@ -72,8 +73,8 @@ struct httpd_call {
     void *gone_ctx;
     struct httpd_stream stream;
 };
-void httpd_call_begin(struct httpd_call *call,
-                      struct httpd *h);        /* counts it and asks the service */
+/* counts it and asks the service */
+void httpd_call_begin(struct httpd_call *call, struct httpd *h);
 void httpd_call_gone(struct httpd_call *call); /* tells the service; fine on one that ended */
 
 /* ---- connections ---- */
@@ -85,13 +86,13 @@ struct httpd_conn {
     struct httpd *h;
     struct list node;
     char *in;
-    size_t start, len,
-        cap; /* of `in`: the request at hand begins at start, bytes are valid up to len */
+    /* of `in`: the request at hand begins at start, bytes are valid up to len */
+    size_t start, len, cap;
     size_t scanned, head_len;
     struct httpd_head head;
     struct httpd_chunks chunks;
-    size_t body, raw,
-        end; /* first byte of the body; chunked: raw bytes from here on; one past the request */
+    /* first byte of the body; chunked: raw bytes from here on; one past the request */
+    size_t body, raw, end;
     size_t reserved; /* bytes counted as arriving */
     struct httpd_call call;
     struct loop_timer timer;
@@ -107,6 +108,13 @@ struct httpd_conn {
 void httpd_conn_open(struct httpd *h);
 void httpd_conn_end(struct httpd_conn *c); /* now, whatever is open on it */
 void httpd_conn_drain(struct httpd_conn *c);
+void httpd_conn_deadline(struct httpd_conn *c, uint64_t after_ms);
+void httpd_conn_written(struct httpd_conn *c, int status); /* one write less is under way */
+/* The answer is on its way: make ready for the next request. */
+void httpd_conn_finish(struct httpd_conn *c);
+/* Writes both pieces now as far as the socket takes them; the rest is copied (or `owned` is kept, which holds the second). May end the
+ * connection. */
+void httpd_write(struct httpd_conn *c, struct str a, struct str b, char *owned);
 void httpd_conn_answer(struct httpd_conn *c, const struct httpd_answer *a);
 void httpd_conn_stream_head(struct httpd_conn *c, const struct httpd_answer *a);
 void httpd_conn_stream_send(struct httpd_conn *c, struct str piece, bool last);
@@ -118,13 +126,13 @@ struct httpd_h2;
 #define HTTPD_H2_PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 int httpd_h2_open(struct httpd *h, struct httpd_h2 **ret, struct err *e);
 void httpd_h2_drain(struct httpd_h2 *h2);
-void httpd_h2_dispose(
-    struct httpd_h2 *h2); /* no connection is left; its timers close by themselves */
+/* no connection is left; its timers close by themselves */
+void httpd_h2_dispose(struct httpd_h2 *h2);
 void httpd_h2_free(struct httpd_h2 **h2); /* after the loop has closed them */
 void httpd_h2_take(struct httpd_conn *c, const char *p, size_t n);
 void httpd_h2_end(struct httpd_conn *c);
-void httpd_h2_calls_gone(
-    struct httpd_h2 *h2); /* a connection may outlive the end by a write: its calls do not */
+/* a connection may outlive the end by a write: its calls do not */
+void httpd_h2_calls_gone(struct httpd_h2 *h2);
 void httpd_h2_conn_free(struct httpd_conn *c);
 void httpd_h2_answer(struct httpd_call *call, const struct httpd_answer *a);
 void httpd_h2_stream_head(struct httpd_call *call, const struct httpd_answer *a);

@@ -45,8 +45,8 @@ struct kafka_core {
     void *ctx;
     unsigned holds;
     bool consumer, probing, up, told, closing, leaving;
-    bool
-        brokerless; /* the library has said that all brokers are down, and no probe has found one since */
+    /* the library has said that all brokers are down, and no probe has found one since */
+    bool brokerless;
     atomic_bool stopped;
     atomic_int end; /* enum end */
 };

@@ -53,8 +53,8 @@ struct kafka_record {
     int32_t partition; /* -1: by key (murmur2, as Java's default), without a key sticky at random */
     struct str key;    /* p NULL: none */
     struct str value;  /* p NULL: null (tombstone) */
-    bool
-        give; /* value.p is of mem_alloc or mem_alloc_raw, and the producer's when it takes the record */
+    /* value.p is of mem_alloc or mem_alloc_raw, and the producer's when it takes the record */
+    bool give;
     int64_t timestamp_ms; /* 0: now */
     const struct kafka_header *headers;
     size_t headers_n;
@@ -90,14 +90,14 @@ struct kafka_partition {
 enum kafka_assign_kind { KAFKA_ASSIGNED, KAFKA_REVOKED, KAFKA_LOST };
 struct kafka_consumer_callbacks {
     void (*on_message)(void *ctx, const struct kafka_message *m); /* valid during the call */
-    void (*on_end)(void *ctx, const char *topic, int32_t partition,
-                   int64_t offset); /* end of the partition reached, at this offset */
+    /* end of the partition reached, at this offset */
+    void (*on_end)(void *ctx, const char *topic, int32_t partition, int64_t offset);
     /* Partitions come or go (cooperative: the difference only). ASSIGNED: the callee begins them by kafka_consumer_take, when it knows where.
      * REVOKED, LOST: it hands back by kafka_consumer_release, when done (LOST: at once); no message of them follows this call. */
     void (*on_assign)(void *ctx, enum kafka_assign_kind kind, const struct kafka_partition *parts,
                       size_t n);
-    void (*on_out_of_range)(void *ctx, const char *topic, int32_t partition,
-                            int64_t offset); /* the offset is not in the log (any more) */
+    /* the offset is not in the log (any more) */
+    void (*on_out_of_range)(void *ctx, const char *topic, int32_t partition, int64_t offset);
     void (*on_state)(void *ctx, bool up, const char *detail);
     /* The consumer is of no use any more. ERR_CONFLICT: another process has joined the group under this one's instance (or the
      * group believes so); ERR_FATAL: anything else. */
@@ -108,8 +108,8 @@ struct kafka_consumer_opts {
     const char *brokers, *client_id, *group;
     const char *instance; /* group.instance.id; NULL: dynamic */
     uint64_t session_timeout_ms;
-    const char *
-        topics; /* comma list to subscribe to; NULL: no group membership, partitions are taken by hand (offsets still go to `group`) */
+    /* comma list to subscribe to; NULL: no group membership, partitions are taken by hand (offsets still go to `group`) */
+    const char *topics;
     size_t fetch_bytes; /* queued.max.messages.kbytes and fetch sizes: memory bound */
     size_t max_message_bytes;
     uint64_t metadata_refresh_ms;
@@ -128,8 +128,8 @@ void kafka_consumer_seek(struct kafka_consumer *c, const char *topic, int32_t pa
                          int64_t offset);
 void kafka_consumer_pause(struct kafka_consumer *c, const char *topic, int32_t partition);
 void kafka_consumer_resume(struct kafka_consumer *c, const char *topic, int32_t partition);
-typedef void kafka_offsets_fn(void *ctx, int rc, const struct kafka_partition *parts,
-                              size_t n); /* valid during the call */
+/* valid during the call */
+typedef void kafka_offsets_fn(void *ctx, int rc, const struct kafka_partition *parts, size_t n);
 /* The group's committed offsets with metadata (offset -1: none). done runs once, later; ERR_TIMEOUT etc. in rc. */
 void kafka_consumer_committed(struct kafka_consumer *c, const struct kafka_partition *parts,
                               size_t n, uint64_t timeout_ms, kafka_offsets_fn *done, void *ctx);
@@ -168,8 +168,8 @@ struct kafka_admin_opts {
 int kafka_admin_open(struct loop *loop, const struct kafka_admin_opts *o, struct kafka_admin **ret,
                      struct err *e);
 void kafka_admin_close(struct kafka_admin **a); /* no callback after it */
-typedef void kafka_topics_fn(void *ctx, int rc,
-                             const struct kafka_topics_info *info); /* valid during the call */
+/* valid during the call */
+typedef void kafka_topics_fn(void *ctx, int rc, const struct kafka_topics_info *info);
 /* names NULL: all topics (by ListTopics through the metadata call in a worker thread) with brokers. */
 void kafka_admin_describe(struct kafka_admin *a, const char *const *names, size_t n,
                           kafka_topics_fn *done, void *ctx);
@@ -181,9 +181,8 @@ struct kafka_new_topic {
         char value[32];
     } configs[4]; /* ends at a NULL key */
 };
-typedef void
-kafka_admin_fn(void *ctx, int rc,
-               const char *text); /* rc of the first failure; "already exists" is none */
+/* rc of the first failure; "already exists" is none */
+typedef void kafka_admin_fn(void *ctx, int rc, const char *text);
 void kafka_admin_create(struct kafka_admin *a, const struct kafka_new_topic *topics, size_t n,
                         kafka_admin_fn *done, void *ctx);
 /* Adds partitions up to `partitions` where there are fewer. */

@@ -14,8 +14,6 @@
 #define LOG_MODULE "kafka"
 #include "io/kafka_priv.h"
 
-#include "base/check.h"
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -23,11 +21,7 @@
 #pragma GCC diagnostic ignored "-Wignored-qualifiers"
 #include <rdkafka.h>
 
-enum {
-    OP_TAG = CHECK_TAG('k', 'f', 'k', 'o'),
-    LEAVE_TICK_MS = 20,
-    FETCH_CHUNK_MS = 1000 /* a worker looks up this often whether anybody still waits for it */
-};
+enum { LEAVE_TICK_MS = 20 };
 
 enum part_state { OFFERED, TAKEN, LEAVING };
 
@@ -43,42 +37,13 @@ struct part {
 
 struct kafka_consumer {
     struct kafka_core *core;
-    struct loop *loop;
     struct kafka_consumer_callbacks cb;
     void *ctx;
-    char *group;
     struct part *parts;
     size_t parts_n, parts_cap, last;
     size_t leaving; /* partitions of the revocation that is not answered yet */
     bool revoking, subscribed, left, leaving_group, fatal;
-    struct list ops;
-    struct fetch *fetch; /* at work, or NULL */
-};
-
-/* One question that waits for its answer. */
-struct op {
-    uint32_t tag;
-    struct list node;
-    struct kafka_consumer *c;
-    kafka_offsets_fn *done;
-    void *ctx;
-    struct kafka_partition *parts; /* as asked, for an answer that brings none */
-    size_t parts_n;
-    struct loop_defer defer; /* for a question that failed before it left */
-    uint64_t
-        fetch_ms; /* of a question for committed offsets that waits for the worker: its time limit; else 0 */
-    int rc;
-};
-
-/* Committed offsets are asked for in a worker, one question at a time. Not by ListConsumerGroupOffsets: librdkafka 2.15 aborts the process
- * when the coordinator leaves the cluster under that question. Outlives its op when the consumer is closed. */
-struct fetch {
-    uv_work_t req;
-    struct kafka_core *core;
-    struct op *op; /* NULL: orphaned */
-    rd_kafka_topic_partition_list_t *list;
-    uint64_t timeout_ms;
-    rd_kafka_resp_err_t err;
+    struct kafka_offsets offsets;
 };
 
 /* ---- the table ---- */
@@ -256,132 +221,19 @@ void kafka_consumer_resume(struct kafka_consumer *c, const char *topic, int32_t 
     set_paused(c, topic, partition, false);
 }
 
-/* ---- questions ---- */
-static struct op *op_new(struct kafka_consumer *c, const struct kafka_partition *parts, size_t n,
-                         kafka_offsets_fn *done, void *ctx)
-{
-    struct op *op = MEM_NEW(struct op);
-    op->tag = OP_TAG, op->c = c, op->done = done, op->ctx = ctx, op->parts_n = n;
-    op->parts = MEM_ARRAY(struct kafka_partition, n + 1);
-    for (size_t i = 0; i < n; i++)
-        op->parts[i] = (struct kafka_partition){
-            .topic = mem_strdup(parts[i].topic), .partition = parts[i].partition, .offset = -1};
-    list_push(&c->ops, &op->node);
-    return op;
-}
-
-static void op_free(struct op *op)
-{
-    loop_defer_cancel(&op->defer);
-    list_remove(&op->node);
-    kafka_parts_free(op->parts, op->parts_n);
-    mem_free(op);
-}
-
-static void op_end(struct op *op, int rc, const rd_kafka_topic_partition_list_t *list)
-{
-    int part_rc = 0;
-    size_t n = list ? (size_t)list->cnt : op->parts_n;
-    struct kafka_partition *parts = list ? kafka_parts_from(list, &part_rc) : op->parts;
-    kafka_offsets_fn *done = op->done;
-    void *ctx = op->ctx;
-    if (!list)
-        op->parts = NULL;
-    op_free(op);
-    if (done)
-        done(ctx, rc ? rc : part_rc, parts, n);
-    kafka_parts_free(parts, n);
-}
-
-static void on_op_failed(void *ctx)
-{
-    struct op *op = ctx;
-    op_end(op, op->rc, NULL);
-}
-
-static void fetch_mt(uv_work_t *req)
-{
-    struct fetch *f = req->data;
-    uint64_t end = clock_ms() + f->timeout_ms;
-    do {
-        f->err = rd_kafka_committed(kafka_core_rk(f->core), f->list, FETCH_CHUNK_MS);
-    } while (f->err && kafka_core_again_mt(f->core, end));
-}
-
-static void on_offsets_read(uv_work_t *req, int status);
-
-static void fetch_next(struct kafka_consumer *c)
-{
-    LIST_EACH (it, tmp, &c->ops) {
-        struct op *op = LIST_ENTRY(it, struct op, node);
-        if (c->fetch || !op->fetch_ms)
-            continue;
-        struct fetch *f = c->fetch = MEM_NEW(struct fetch);
-        f->core = c->core;
-        f->op = op;
-        f->list = kafka_list_new(op->parts, op->parts_n);
-        f->timeout_ms = op->fetch_ms;
-        f->req.data = f;
-        op->fetch_ms = 0;
-        kafka_core_hold(c->core);
-        CHECK(!uv_queue_work(loop_uv(c->loop), &f->req, fetch_mt, on_offsets_read));
-    }
-}
-
-static void on_offsets_read(uv_work_t *req, int status)
-{
-    struct fetch *f = req->data;
-    struct op *op = f->op;
-    rd_kafka_topic_partition_list_t *list = f->list;
-    struct kafka_core *core = f->core;
-    int rc = kafka_code(f->err);
-    (void)status;
-    mem_free(f);
-    kafka_core_unhold(core);
-    if (op) {
-        op->c->fetch = NULL;
-        fetch_next(op->c);
-        op_end(op, rc, rc ? NULL : list);
-    }
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
 void kafka_consumer_committed(struct kafka_consumer *c, const struct kafka_partition *parts,
                               size_t n, uint64_t timeout_ms, kafka_offsets_fn *done, void *ctx)
 {
-    struct op *op = op_new(c, parts, n, done, ctx);
-    if (!n) {
-        loop_defer(c->loop, &op->defer, on_op_failed, op); /* nothing asked, nothing failed */
-        return;
-    }
-    op->fetch_ms = timeout_ms ? timeout_ms : 1;
-    fetch_next(c);
+    kafka_offsets_ask(&c->offsets, parts, n, timeout_ms, done, ctx);
 }
 
 void kafka_consumer_commit(struct kafka_consumer *c, const struct kafka_partition *parts, size_t n,
                            kafka_offsets_fn *done, void *ctx)
 {
-    struct op *op = op_new(c, parts, n, done, ctx);
-    rd_kafka_topic_partition_list_t *list = kafka_list_new(parts, n);
-    rd_kafka_resp_err_t err =
-        rd_kafka_commit_queue(kafka_core_rk(c->core), list, kafka_core_queue(c->core), NULL, op);
-    rd_kafka_topic_partition_list_destroy(list);
-    if (!err)
-        return;
-    op->rc = kafka_code(err);
-    loop_defer(c->loop, &op->defer, on_op_failed, op);
+    kafka_offsets_commit(&c->offsets, parts, n, done, ctx);
 }
 
 /* ---- events ---- */
-static void on_committed(rd_kafka_event_t *ev)
-{
-    void *opaque = rd_kafka_event_opaque(ev);
-    if (!opaque)
-        return; /* not one of ours */
-    struct op *op = CHECK_FROM(opaque, struct op, OP_TAG);
-    op_end(op, kafka_code(rd_kafka_event_error(ev)), rd_kafka_event_topic_partition_list(ev));
-}
-
 static struct str opt(const void *p, size_t n)
 {
     return p ? str_make(p, n) : (struct str){0};
@@ -554,7 +406,7 @@ static void on_event(void *ctx, rd_kafka_event_t *ev)
         on_rebalance(c, ev);
         break;
     case RD_KAFKA_EVENT_OFFSET_COMMIT:
-        on_committed(ev);
+        kafka_offsets_on_commit(ev);
         break;
     default:
         break;
@@ -608,8 +460,7 @@ int kafka_consumer_open(struct loop *loop, const struct kafka_consumer_opts *o,
     if (!conf)
         return e->code;
     struct kafka_consumer *c = MEM_NEW(struct kafka_consumer);
-    c->cb = *o->cb, c->ctx = o->ctx, c->loop = loop, c->group = mem_strdup(o->group);
-    list_init(&c->ops);
+    c->cb = *o->cb, c->ctx = o->ctx;
     const struct kafka_core_opts co = {.conf = conf,
                                        .consumer = true,
                                        .on_event = on_event,
@@ -617,6 +468,7 @@ int kafka_consumer_open(struct loop *loop, const struct kafka_consumer_opts *o,
                                        .on_tick = on_tick,
                                        .ctx = c};
     c->core = kafka_core_open(loop, &co, e);
+    kafka_offsets_open(&c->offsets, loop, c->core);
     if (!c->core || (o->topics && subscribe(c, o->topics, e))) {
         kafka_consumer_close(&c);
         return e->code;
@@ -645,13 +497,9 @@ void kafka_consumer_close(struct kafka_consumer **ret)
         return;
     *ret = NULL;
     kafka_core_close(&c->core);
-    if (c->fetch)
-        c->fetch->op = NULL;
-    LIST_EACH (it, tmp, &c->ops)
-        op_free(LIST_ENTRY(it, struct op, node));
+    kafka_offsets_close(&c->offsets);
     for (size_t i = 0; i < c->parts_n; i++)
         mem_free(c->parts[i].topic);
     mem_free(c->parts);
-    mem_free(c->group);
     mem_free(c);
 }

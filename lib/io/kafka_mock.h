@@ -38,8 +38,8 @@ int kafka_mock_topic(struct kafka_mock *m, const char *name, int partitions);   
 void kafka_mock_topic_error(struct kafka_mock *m, const char *name, int error); /* in metadata */
 /* The next `times` requests of that type end with `error`. */
 void kafka_mock_push_error(struct kafka_mock *m, int request, int error, size_t times);
-void kafka_mock_set_down(struct kafka_mock *m, int broker,
-                         int down);                        /* ids are 0 to `brokers`; -1: all */
+/* ids are 0 to `brokers`; -1: all */
+void kafka_mock_set_down(struct kafka_mock *m, int broker, int down);
 void kafka_mock_set_rtt(struct kafka_mock *m, int rtt_ms); /* of all brokers */
 /* How many requests of that type have come since the first call for any type. */
 size_t kafka_mock_requests(struct kafka_mock *m, int request);

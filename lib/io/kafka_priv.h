@@ -43,8 +43,8 @@ struct rd_kafka_s *kafka_core_rk(const struct kafka_core *core);
 struct rd_kafka_queue_s *kafka_core_queue(const struct kafka_core *core);
 bool kafka_core_closing(const struct kafka_core *core);
 bool kafka_core_up(const struct kafka_core *core);
-bool kafka_core_brokerless(
-    const struct kafka_core *core);            /* sooner than not up: no broker at all */
+/* sooner than not up: no broker at all */
+bool kafka_core_brokerless(const struct kafka_core *core);
 void kafka_core_seen(struct kafka_core *core); /* something worked: the cluster is there */
 void kafka_core_set_tick(struct kafka_core *core, uint64_t every_ms);
 /* The consumer has begun to leave its group: its end then serves what the library still wants answered. */
@@ -54,6 +54,23 @@ void kafka_core_hold(struct kafka_core *core);
 void kafka_core_unhold(struct kafka_core *core);
 /* Whether a blocking call that failed is to be tried again: waits a moment first. False: closed meanwhile, or late. */
 bool kafka_core_again_mt(const struct kafka_core *core, uint64_t end_ms);
+
+/* ---- a consumer's offsets (kafka_offsets.c) ---- */
+/* Questions that wait for their answers. Embedded in the consumer; close ends them without their callbacks, after its core was closed. */
+struct kafka_offsets {
+    struct loop *loop;
+    struct kafka_core *core;
+    struct list ops;
+    struct fetch *fetch; /* at work, or NULL */
+};
+void kafka_offsets_open(struct kafka_offsets *o, struct loop *loop, struct kafka_core *core);
+void kafka_offsets_close(struct kafka_offsets *o);
+/* As kafka_consumer_committed and kafka_consumer_commit. */
+void kafka_offsets_ask(struct kafka_offsets *o, const struct kafka_partition *parts, size_t n,
+                       uint64_t timeout_ms, kafka_offsets_fn *done, void *ctx);
+void kafka_offsets_commit(struct kafka_offsets *o, const struct kafka_partition *parts, size_t n,
+                          kafka_offsets_fn *done, void *ctx);
+void kafka_offsets_on_commit(struct rd_kafka_op_s *event); /* the library's answer to a commit */
 
 /* ---- shared pieces (kafka.c) ---- */
 int kafka_code(int err); /* rd_kafka_resp_err_t to ERR_* */
