@@ -182,7 +182,7 @@ static void back_off(struct landing *l, enum landing_state again, int rc, const 
     if (!e || !e->text[0])
         err_set(&fallback, rc, "%s: %s", what, err_name(rc));
     say_lake(l, e && e->text[0] ? e : &fallback);
-    l->counts.retries++;
+    l->opts.on_retry(l->opts.ctx, l);
     l->after_backoff = again;
     set_state(l, LANDING_BACKOFF);
     loop_timer_start(l->loop, &l->timer, loop_backoff_ms(l->tries++, BACKOFF_MS, BACKOFF_CAP_MS),

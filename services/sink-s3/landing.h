@@ -14,7 +14,7 @@
 struct landing;
 /* What one landing did. */
 struct landing_counts {
-    uint64_t rows, copies, unasked, rejects, bytes, lost, conflicts, rebased, retries;
+    uint64_t rows, copies, unasked, rejects, bytes, lost, conflicts, rebased;
     uint64_t newest_ingested_ms, oldest_ingested_ms; /* of the batch; 0: no rows */
 };
 struct landing_opts {
@@ -23,10 +23,12 @@ struct landing_opts {
     bool dead;             /* takes the rejects of batches instead of their rows */
     struct copies *copies; /* NULL: every row is kept */
     uint64_t commit_max_age_ms;
-    void (*on_version)(void *ctx,
-                       struct landing *l); /* a commit landed: the table has a new version */
-    void (*on_counts)(void *ctx, struct landing *l,
-                      const struct landing_counts *counts); /* at each landing, before done */
+    /* a commit landed: the table has a new version */
+    void (*on_version)(void *ctx, struct landing *l);
+    /* a step failed and will be tried again */
+    void (*on_retry)(void *ctx, struct landing *l);
+    /* at each landing, before done */
+    void (*on_counts)(void *ctx, struct landing *l, const struct landing_counts *counts);
     void *ctx;
 };
 struct landing *landing_open(struct app *app, const struct landing_opts *o);

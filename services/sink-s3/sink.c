@@ -73,12 +73,25 @@ static void on_reset(void *ctx, struct table *t)
     }
 }
 
+/* The dataset of a table, or DATASETS for the dead one. */
+static unsigned kind_of(const struct sink *s, const struct landing *l)
+{
+    unsigned kind = 0;
+    while (kind < DATASETS && !(s->tables[kind] && table_landing(s->tables[kind]) == l))
+        kind++;
+    return kind;
+}
+
+static void on_retry(void *ctx, struct landing *l)
+{
+    struct sink *s = ctx;
+    metric_add(app_metrics(s->app), M_RETRIES, kind_of(s, l), 1);
+}
+
 static void on_version(void *ctx, struct landing *l)
 {
     struct sink *s = ctx;
-    unsigned kind = DATASETS;
-    for (unsigned i = 0; i < DATASETS; i++)
-        kind = s->tables[i] && table_landing(s->tables[i]) == l ? i : kind;
+    unsigned kind = kind_of(s, l);
     metric_set(app_metrics(s->app), M_VERSION, kind, (double)landing_version(l));
     metric_set(app_metrics(s->app), M_LAST_COMMIT, kind, (double)clock_wall_ms() / 1000);
     char name[300];
@@ -98,14 +111,11 @@ static void on_counts(void *ctx, struct landing *l, const struct landing_counts 
 {
     struct sink *s = ctx;
     struct metrics *m = app_metrics(s->app);
-    unsigned kind = DATASETS;
-    for (unsigned i = 0; i < DATASETS; i++)
-        kind = s->tables[i] && table_landing(s->tables[i]) == l ? i : kind;
+    unsigned kind = kind_of(s, l);
     metric_add(m, M_COMMITS, kind, 1);
     metric_add(m, M_BYTES, kind, (double)c->bytes);
     metric_add(m, M_CONFLICTS, kind, (double)c->conflicts);
     metric_add(m, M_REBASED, kind, (double)c->rebased);
-    metric_add(m, M_RETRIES, kind, (double)c->retries);
     metric_add(m, M_ROWS, kind, (double)(c->rows + c->rejects));
     metric_add(m, M_REJECTS, 0, (double)c->rejects);
     metric_add(m, M_COPIES, 0, (double)c->copies);
@@ -258,6 +268,7 @@ static void open_tables(struct sink *s)
                                          .checkpoint_interval = (unsigned)o->checkpoint_interval},
                               .commit_max_age_ms = o->commit_max_age,
                               .on_version = on_version,
+                              .on_retry = on_retry,
                               .on_counts = on_counts,
                               .ctx = s};
     char *path = mem_printf("delta/%s_dead_table", user);

@@ -25,7 +25,7 @@ struct side {
     struct table *table;
     struct landing *dead;
     int64_t stored, bytes;
-    uint64_t rows, rejects, conflicts, rebased, lost;
+    uint64_t rows, rejects, conflicts, rebased, lost, retries;
     int resets, versions, refreshed, refreshed_rc;
 };
 
@@ -66,6 +66,13 @@ static void on_version(void *ctx, struct landing *l)
     s->versions++;
 }
 
+static void on_retry(void *ctx, struct landing *l)
+{
+    (void)l;
+    struct side *s = ctx;
+    s->retries++;
+}
+
 static void on_counts(void *ctx, struct landing *l, const struct landing_counts *c)
 {
     struct side *s = ctx;
@@ -102,6 +109,7 @@ static void side_open(struct side *s, const char *user, uint64_t interval_ms, ui
                               .dead = true,
                               .commit_max_age_ms = 60000,
                               .on_version = on_version,
+                              .on_retry = on_retry,
                               .on_counts = on_counts,
                               .ctx = s};
     s->dead = landing_open(app, &lo);
@@ -287,6 +295,7 @@ static void step_made_anew(void)
     table_flush(s.table);
     WAIT(s.stored == 4);
     assert_int_equal(ask("SELECT count(*)", "five_pin_table"), 7);
+    assert_int_equal(s.retries, 0);
     mem_free(was);
     mem_free(gone);
     side_close(&s);
