@@ -303,9 +303,10 @@ def plan():
         [Stage("model", model, needs="tests/model/*.c", slow=True),
          Stage("planted", pytest([real], "dev"), needs=real, slow=True)],
         [Stage("build test", build("test", "all"), slow=True)],
-        [Stage("e2e", pytest(e2e_files(E2E), "test", workers=2), needs=e2e, slow=True, limit_s=3000)] + ([] if san_all else [san]),
+        [Stage("e2e", pytest(e2e_files(E2E), "test", workers=2), needs=e2e, slow=True, limit_s=3000)],
         [Stage("e2e alone", pytest(e2e_files(E2E_ALONE), "test"), needs=e2e, slow=True, limit_s=3000)],
-    ] + ([[san]] if san_all else [])
+        [san],
+    ]
 
 
 def tail(path, lines):
