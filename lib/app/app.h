@@ -87,8 +87,8 @@ void app_listening(const char *what, const char *host, unsigned port);
  * has left meanwhile the answer goes nowhere. body lives until the handler returns. */
 struct app_order;
 typedef void app_order_fn(void *ctx, struct app_order *order, struct str body);
-void app_order_on(struct app *app, const char *name, app_order_fn *fn,
-                  void *ctx); /* name: constant */
+/* name: constant */
+void app_order_on(struct app *app, const char *name, app_order_fn *fn, void *ctx);
 void app_order_answer(struct app_order *order, int status, struct str json);
 void app_order_error(struct app_order *order, int status, const char *text); /* {"error":"…"} */
 

@@ -44,8 +44,8 @@ struct app {
     struct loop_timer drain_timer;
     struct loop_defer drain_call, stop_call;
     uint64_t started_ms, started_wall_ms, last_tick_us, stop_deadline_ms;
-    uint64_t seen_us,
-        longest_gap_us; /* when the loop last turned; the longest time it did not, for /livez */
+    /* when the loop last turned; the longest time it did not, for /livez */
+    uint64_t seen_us, longest_gap_us;
     bool start_called, started, was_ready, draining, drained, stopping, stopped;
     int exit_code;
 };

@@ -24,8 +24,8 @@ struct member_part {
     bool taken, paused;
     bool held;         /* paused for itself, whatever the others do */
     int64_t committed; /* what Kafka holds, as last heard; -1: nothing */
-    int64_t
-        commit_sent; /* nothing up to it is sent again; INT64_MAX: the owner holds commits back */
+    /* nothing up to it is sent again; INT64_MAX: the owner holds commits back */
+    int64_t commit_sent;
     struct member_ask *ask; /* the question on its way, or NULL */
     unsigned tries;         /* member_retry counts, the owner sets to 0 */
     struct loop_timer retry;
@@ -43,8 +43,8 @@ struct member_callbacks {
     /* The offset to commit, below which everything is dealt with; -1: none. *ret_metadata is NULL, or set to what lives with p. */
     int64_t (*due)(const struct member_part *p, char **ret_metadata);
     void (*on_commit)(void *ctx); /* offsets are about to be sent */
-    void (*on_committed)(
-        void *ctx, int rc); /* their answer, but for the last ones of a partition that leaves */
+    /* their answer, but for the last ones of a partition that leaves */
+    void (*on_committed)(void *ctx, int rc);
     void (*on_rebalance)(void *ctx); /* partitions came or went */
     /* Thrown out: the partitions are gone, and so is the consumer with the questions that the owner asked it. */
     void (*on_lost)(void *ctx);
@@ -85,8 +85,8 @@ bool member_commit(struct member *m);
 /* ---------------------------------------------------------------- questions
  * One at a time for each partition; a newer one makes the older one forgotten. `done` gets an ask as its ctx, which it must hand to
  * member_answer at once: the partition, or NULL when that has gone or asks something else by now. */
-struct member_ask *
-member_ask(struct member_part *p); /* the ctx for a question of the owner's own */
+/* the ctx for a question of the owner's own */
+struct member_ask *member_ask(struct member_part *p);
 struct member_part *member_answer(struct member_ask *ask);
 void member_forget(struct member_part *p);
 void member_ask_committed(struct member_part *p, kafka_offsets_fn *done);

@@ -23,8 +23,8 @@
 enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
 
 struct metric_def {
-    const char *
-        name; /* sluice_…; counters end with _total; units are _seconds, _bytes, _ratio. NULL ends the table */
+    /* sluice_…; counters end with _total; units are _seconds, _bytes, _ratio. NULL ends the table */
+    const char *name;
     enum metric_kind kind;
     const char *help;
     const char *labels[2];              /* NULL: none */
@@ -46,11 +46,11 @@ unsigned metric_series(struct metrics *m, unsigned id, const char *v1, const cha
 /* Leaves a dynamic series out of the texts until metric_series names it again (then it starts from 0). The number stays valid. */
 void metric_hide(struct metrics *m, unsigned id, unsigned series);
 void metric_add(struct metrics *m, unsigned id, unsigned series, double n); /* counter, gauge */
-void metric_set(struct metrics *m, unsigned id, unsigned series,
-                double v); /* gauge; or a counter kept elsewhere */
+/* gauge; or a counter kept elsewhere */
+void metric_set(struct metrics *m, unsigned id, unsigned series, double v);
 void metric_observe(struct metrics *m, unsigned id, unsigned series, double v);
-double metric_value(const struct metrics *m, unsigned id,
-                    unsigned series); /* of a histogram: its count */
+/* of a histogram: its count */
+double metric_value(const struct metrics *m, unsigned id, unsigned series);
 
 /* Runs before every text is made: for gauges that are cheaper to ask than to keep. At most 16. */
 void metrics_on_collect(struct metrics *m, void (*fn)(void *ctx), void *ctx);

@@ -25,10 +25,8 @@ bool buf_z(struct buf *b, const char *z);
 bool buf_char(struct buf *b, char c);
 bool buf_u64(struct buf *b, uint64_t v);
 bool buf_i64(struct buf *b, int64_t v);
-bool buf_double(
-    struct buf *b,
-    double
-        v); /* shortest text that reads back the same; "1.0" for whole numbers; never NaN (null) */
+/* shortest text that reads back the same; "1.0" for whole numbers; never NaN (null) */
+bool buf_double(struct buf *b, double v);
 bool buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. */
 bool buf_json(struct buf *b, struct str s);

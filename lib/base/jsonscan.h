@@ -46,13 +46,12 @@ void jsonscan_trim(struct jsonscan *js, size_t keep_bytes);
 
 /* All return 0 or ERR_BAD_DATA unless they say otherwise. */
 int jsonscan_begin(struct jsonscan *js, const char *p, size_t n);
-enum json_type jsonscan_peek(
-    const struct jsonscan
-        *js); /* of the value at hand; BAD at an end or error; looks at the first byte only */
+/* of the value at hand; BAD at an end or error; looks at the first byte only */
+enum json_type jsonscan_peek(const struct jsonscan *js);
 int jsonscan_object(struct jsonscan *js);
 int jsonscan_key(struct jsonscan *js, struct str *ret_key); /* 1, 0 at the end, or an error */
-size_t jsonscan_key_at(
-    const struct jsonscan *js); /* where the text of the last key begins in the document */
+/* where the text of the last key begins in the document */
+size_t jsonscan_key_at(const struct jsonscan *js);
 int jsonscan_array(struct jsonscan *js);
 int jsonscan_item(struct jsonscan *js); /* 1: an item is at hand, 0: the array ended, or an error */
 /* The unescaped text. A lone surrogate (\\ud800 without its partner) sets *ret_lone and is replaced by U+FFFD; JSON itself allows it. */

@@ -50,8 +50,8 @@ struct log_site { /* one per LOG, for the rate limit */
 void log_init(const char *service);
 /* "info,kafka=debug": the first without a name is for all modules. 0 or ERR_CONFIG (nothing changed). */
 int log_set_levels(struct str spec);
-bool log_enabled(enum log_level level,
-                 const char *module); /* module: a file name is cut at its last dot */
+/* module: a file name is cut at its last dot */
+bool log_enabled(enum log_level level, const char *module);
 /* kv[0] is a filler; n pairs follow it. */
 void log_write(enum log_level level, const char *module, const char *event, struct log_site *site,
                const struct log_kv *kv, size_t n);

@@ -43,10 +43,8 @@ bool str_next(struct str *rest, char sep, struct str *ret_part);
 /* Whole slice as a decimal number; no sign for u64, no blanks. 0 or ERR_BAD_DATA. */
 int str_u64(struct str s, uint64_t *ret);
 int str_i64(struct str s, int64_t *ret);
-int str_double(
-    struct str s,
-    double *
-        ret); /* JSON number grammar; finite only; a number of 256 characters or more is copied for it */
+/* JSON number grammar; finite only; a number of 256 characters or more is copied for it */
+int str_double(struct str s, double *ret);
 /* "250ms 1s 5m 24h 7d" to milliseconds; "64KiB 16MiB 1GiB 512" (bytes) to bytes. 0 or ERR_BAD_DATA. */
 int str_duration_ms(struct str s, uint64_t *ret_ms);
 int str_bytes(struct str s, uint64_t *ret_bytes);

@@ -30,8 +30,8 @@ struct column_def {
 struct dataset {
     enum dataset_id id;
     const char *name; /* "pin": also the topic's and the table's middle part */
-    const struct column_def
-        *columns; /* without the four of provenance; column 0 is the key `ind` */
+    /* without the four of provenance; column 0 is the key `ind` */
+    const struct column_def *columns;
     unsigned columns_n;
 };
 extern const struct dataset datasets[DATASETS];

@@ -25,8 +25,8 @@ struct bus_server_opts {
     size_t max_message_bytes; /* 0: 64 MiB */
     unsigned max_connections; /* 0: 256; further ones are closed at once */
     unsigned max_calls;       /* 0: 4096 unanswered calls, then reading waits */
-    size_t
-        max_write_bytes; /* 0: 64 MiB of answers waiting for one peer, then the connection is cut */
+    /* 0: 64 MiB of answers waiting for one peer, then the connection is cut */
+    size_t max_write_bytes;
     bus_request_fn *on_request;
     void *ctx;
 };
@@ -53,8 +53,8 @@ typedef void bus_answer_fn(void *ctx, int rc, struct str msg);
 typedef void bus_state_fn(void *ctx, unsigned connected, unsigned total);
 
 struct bus_client_opts {
-    const char *
-        addresses; /* comma list; all are dialled and kept; the least loaded connected one gets a request */
+    /* comma list; all are dialled and kept; the least loaded connected one gets a request */
+    const char *addresses;
     size_t max_message_bytes;  /* 0: 64 MiB */
     uint64_t reconnect_max_ms; /* 0: 500; backoff from 20 ms */
     bus_state_fn *on_state;    /* may be NULL; on every change of the number connected */
@@ -78,9 +78,8 @@ struct bus_sub;
 int bus_pub_open(struct loop *loop, const char *listen, struct bus_pub **ret, struct err *e);
 void bus_pub_close(struct bus_pub **p);
 unsigned bus_pub_port(const struct bus_pub *p);
-void bus_pub_send(
-    struct bus_pub *p,
-    struct str msg); /* copies; per subscriber at most 256 messages wait, the oldest are dropped */
+/* copies; per subscriber at most 256 messages wait, the oldest are dropped */
+void bus_pub_send(struct bus_pub *p, struct str msg);
 typedef void bus_message_fn(void *ctx, struct str msg);
 int bus_sub_open(struct loop *loop, const char *addresses, bus_message_fn *fn,
                  bus_state_fn *on_state, void *ctx, struct bus_sub **ret, struct err *e);

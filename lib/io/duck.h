@@ -22,8 +22,8 @@ int duck_open(const struct duck_setting *settings, struct duck **ret, struct err
 void duck_close(struct duck **d); /* after its connections */
 int duck_connect(struct duck *d, struct duck_conn **ret, struct err *e);
 void duck_disconnect(struct duck_conn **c);
-void duck_interrupt_mt(
-    struct duck_conn *c); /* any thread: the running statement ends with ERR_CANCELLED */
+/* any thread: the running statement ends with ERR_CANCELLED */
+void duck_interrupt_mt(struct duck_conn *c);
 void *duck_native(struct duck_conn *c); /* duckdb_connection, for lake/parquet.c */
 
 /* Appends text as SQL has it between ' (a string) or " (a name). */
@@ -67,9 +67,8 @@ const char *duck_column_type_name(const struct duck_rows *r, unsigned col); /* "
 int duck_next(struct duck_rows *r, struct err *e);
 bool duck_is_null(const struct duck_rows *r, unsigned col);
 bool duck_bool(const struct duck_rows *r, unsigned col);
-int64_t duck_i64(
-    const struct duck_rows *r,
-    unsigned col); /* I32, I64, HUGEINT in range; TIMESTAMP: microseconds since 1970; DATE: days */
+/* I32, I64, HUGEINT in range; TIMESTAMP: microseconds since 1970; DATE: days */
+int64_t duck_i64(const struct duck_rows *r, unsigned col);
 double duck_double(const struct duck_rows *r, unsigned col);
 struct str duck_str(const struct duck_rows *r, unsigned col); /* STR and BLOB */
 /* A LIST_DOUBLE: number of elements; element i, false if it is null. */

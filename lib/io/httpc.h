@@ -24,8 +24,8 @@ struct httpc_request {
 struct httpc_response {
     int status;
     struct str body;
-    bool
-        sent; /* with an error: whether the request may have reached the server (bytes of it were sent) */
+    /* with an error: whether the request may have reached the server (bytes of it were sent) */
+    bool sent;
 };
 /* rc 0: an answer came, whatever its status. Else a network error; res->sent says whether the outcome is unknown. */
 typedef void httpc_done_fn(void *ctx, int rc, const struct httpc_response *res);

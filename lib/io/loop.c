@@ -147,8 +147,8 @@ static void arm(struct loop *loop)
     if (due_ms <= now_ms)
         stay_awake(loop);
     uv_update_time(&loop->uv);
-    (void)uv_timer_start(&loop->timer, on_uv_timer, due_ms > now_ms ? due_ms - now_ms : 1,
-                         0); /* fails only while closing */
+    /* fails only while closing */
+    (void)uv_timer_start(&loop->timer, on_uv_timer, due_ms > now_ms ? due_ms - now_ms : 1, 0);
     loop->armed = true;
     loop->armed_due_ms = due_ms;
 }

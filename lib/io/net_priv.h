@@ -43,8 +43,8 @@ struct net_conn;
 struct net_conn_calls {
     void (*on_connected)(struct net_conn *c); /* outgoing ones only */
     void (*on_bytes)(struct net_conn *c);     /* more in rx: advance rx.off past what was used */
-    void (*on_end)(struct net_conn *c,
-                   int rc); /* failed, or closed by the peer (UV_EOF): close it now */
+    /* failed, or closed by the peer (UV_EOF): close it now */
+    void (*on_end)(struct net_conn *c, int rc);
     void (*on_drained)(struct net_conn *c); /* may be NULL: the kernel has taken what was put */
     void (*on_closed)(struct net_conn *c);  /* after net_conn_close: free the owner */
 };

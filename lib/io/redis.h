@@ -33,8 +33,8 @@ struct redis_reply {
 /* rc 0: reply valid during the call (an ERROR reply of the server is rc 0 with kind REDIS_ERROR). Else reply is NULL. */
 typedef void redis_done_fn(void *ctx, int rc, const struct redis_reply *reply);
 
-int redis_open(struct loop *loop, const struct redis_opts *o, struct redis **ret,
-               struct err *e);      /* ERR_CONFIG for a bad URL */
+/* ERR_CONFIG for a bad URL */
+int redis_open(struct loop *loop, const struct redis_opts *o, struct redis **ret, struct err *e);
 void redis_close(struct redis **r); /* no callback after it */
 bool redis_connected(const struct redis *r);
 unsigned redis_in_flight(const struct redis *r);

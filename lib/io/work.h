@@ -9,8 +9,8 @@
 struct work;
 struct work_job;
 typedef void work_run_fn_mt(void *ctx); /* in the pool */
-typedef void work_done_fn(void *ctx,
-                          int rc); /* on the loop; rc 0, or ERR_CANCELLED when it never ran */
+/* on the loop; rc 0, or ERR_CANCELLED when it never ran */
+typedef void work_done_fn(void *ctx, int rc);
 
 struct work *work_open(struct loop *loop, unsigned max_running, unsigned max_waiting);
 /* Jobs that wait end with ERR_CANCELLED at once (their done runs inside this call); running ones end orphaned: their done does not run,

@@ -24,10 +24,10 @@ int64_t delta_version(const struct delta *d); /* -1: nothing read yet */
 const char *delta_path(const struct delta *d);
 const char *delta_id(const struct delta *d);     /* metaData.id */
 const char *delta_schema(const struct delta *d); /* schemaString */
-int64_t delta_commit_time_ms(
-    const struct delta *d); /* commitInfo.timestamp of the latest commit read; 0 if unknown */
-uint64_t
-delta_reads(const struct delta *d); /* objects fetched since delta_new: a new version costs one */
+/* commitInfo.timestamp of the latest commit read; 0 if unknown */
+int64_t delta_commit_time_ms(const struct delta *d);
+/* objects fetched since delta_new: a new version costs one */
+uint64_t delta_reads(const struct delta *d);
 
 /* The version of an application id in the state; false: the table does not know it. */
 bool delta_txn(const struct delta *d, struct str app_id, int64_t *ret_version);
@@ -42,8 +42,8 @@ struct delta_file {
     char *stats; /* may be NULL */
 };
 size_t delta_files(const struct delta *d);
-bool delta_next_file(const struct delta *d, size_t *i,
-                     const struct delta_file **ret); /* in the order they were added */
+/* in the order they were added */
+bool delta_next_file(const struct delta *d, size_t *i, const struct delta_file **ret);
 int64_t delta_rows(const struct delta *d); /* sum over the files; -1: some file has no count */
 
 struct delta_txn_action {

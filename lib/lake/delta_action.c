@@ -274,8 +274,8 @@ static int dump(const char *p, size_t n, void *ctx)
 
 void delta_put_json(struct buf *b, const json_t *v)
 {
-    (void)json_dump_callback(v, dump, b,
-                             JSON_COMPACT | JSON_ENCODE_ANY); /* an overflow stays set */
+    /* an overflow stays set */
+    (void)json_dump_callback(v, dump, b, JSON_COMPACT | JSON_ENCODE_ANY);
 }
 
 void delta_put_add(struct buf *b, const struct delta_file *f, const json_t *partition_values,

@@ -64,12 +64,11 @@ void delta_put_json(struct buf *b, const json_t *v); /* compact */
 char *delta_commit_txn_id(struct str body);
 
 /* delta_log.c */
-int delta_log_load(struct delta *d, struct duck_conn *c, int64_t version,
-                   struct err *e); /* version -1: the latest */
+/* version -1: the latest */
+int delta_log_load(struct delta *d, struct duck_conn *c, int64_t version, struct err *e);
 int delta_log_get(struct delta *d, int64_t version, struct buf *out, struct err *e);
-int64_t
-delta_log_newest(struct delta *d,
-                 struct err *e); /* version that a listing shows; -1: none; or an error below -1 */
+/* version that a listing shows; -1: none; or an error below -1 */
+int64_t delta_log_newest(struct delta *d, struct err *e);
 char *delta_log_key(const struct delta *d, const char *fmt, ...)
     __attribute__((format(printf, 2, 3))); /* of an object in _delta_log; the caller frees */
 

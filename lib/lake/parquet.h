@@ -14,8 +14,8 @@ struct parquet_source {
     /* Fills values[0..columns_n) of the next row: 1, 0 at the end, or an error. Slices stay valid until the write has ended. */
     int (*next)(void *ctx, struct value *values);
     void *ctx;
-    bool
-        texts_checked; /* all that next gives as COLUMN_STR is valid UTF-8, and not looked at once more */
+    /* all that next gives as COLUMN_STR is valid UTF-8, and not looked at once more */
+    bool texts_checked;
 };
 struct parquet_file {
     int64_t rows;

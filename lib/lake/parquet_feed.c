@@ -134,8 +134,8 @@ struct target {
     double *child_data;
     uint64_t *valid;
     idx_t child_n;
-    struct str
-        last; /* the text put last into this chunk, and where: the same slice again costs nothing */
+    /* the text put last into this chunk, and where: the same slice again costs nothing */
+    struct str last;
     idx_t last_row;
 };
 

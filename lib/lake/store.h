@@ -9,10 +9,10 @@
 #include "base/err.h"
 
 struct store;
-int store_open(const char *url, struct store **ret,
-               struct err *e); /* makes the folder; probes that it can be written: ERR_CONFIG */
-int store_open_read(const char *url, struct store **ret,
-                    struct err *e); /* makes and writes nothing; the folder may come later */
+/* makes the folder; probes that it can be written: ERR_CONFIG */
+int store_open(const char *url, struct store **ret, struct err *e);
+/* makes and writes nothing; the folder may come later */
+int store_open_read(const char *url, struct store **ret, struct err *e);
 void store_close(struct store **s);
 const char *store_url(const struct store *s);
 
@@ -20,8 +20,8 @@ const char *store_url(const struct store *s);
 int store_get(struct store *s, const char *key, struct buf *out, struct err *e);
 /* 0: written and durable; ERR_EXISTS: the key is taken; ERR_UNKNOWN: may have been written; ERR_NOSPACE, ERR_IO: certainly not. */
 int store_put_if_absent(struct store *s, const char *key, struct str body, struct err *e);
-int store_put(struct store *s, const char *key, struct str body,
-              struct err *e); /* replaces, whole or not at all */
+/* replaces, whole or not at all */
+int store_put(struct store *s, const char *key, struct str body, struct err *e);
 int store_delete(struct store *s, const char *key, struct err *e); /* absent: 0 */
 int store_size(struct store *s, const char *key, uint64_t *ret_bytes, struct err *e);
 
@@ -36,8 +36,8 @@ void store_names_free(struct store_names *n);
 
 /* For a program that writes files by path (DuckDB): a local path to write to, of an invisible name; then either publish
  * (durable: file and folder are synced, and visible under `key`; the name must be new) or discard. The caller frees the path with mem_free. */
-char *store_stage(struct store *s, const char *key,
-                  struct err *e); /* NULL on an error; makes folders */
+/* NULL on an error; makes folders */
+char *store_stage(struct store *s, const char *key, struct err *e);
 int store_publish(struct store *s, const char *staged, const char *key, struct err *e);
 void store_discard(struct store *s, const char *staged);
 /* A local path to read an object from. The caller frees. */

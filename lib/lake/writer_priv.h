@@ -55,5 +55,5 @@ struct writer {
 
 /* writer_job.c */
 void writer_view_deinit(struct writer_view *v);
-void writer_run_mt(
-    struct writer *w); /* carries out w->op; the result is in rc, e, new_file and new_view */
+/* carries out w->op; the result is in rc, e, new_file and new_view */
+void writer_run_mt(struct writer *w);

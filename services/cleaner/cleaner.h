@@ -122,9 +122,9 @@ int letters_open(struct cleaner *c, struct err *e);
 void letters_close(struct cleaner *c);
 void letters_span(void *part, struct chain_span *span, struct str message);
 void letters_reject(void *part, struct chain_span *span, const struct reject *r);
-void letters_release(struct part *p,
-                     uint64_t look); /* what was written before that look began goes out */
-void letters_drop(struct part *p);   /* what was held is forgotten */
+/* what was written before that look began goes out */
+void letters_release(struct part *p, uint64_t look);
+void letters_drop(struct part *p); /* what was held is forgotten */
 
 /* looks.c */
 void looks_want(struct cleaner *c); /* letters are held: look soon */

@@ -34,8 +34,8 @@ struct outbox *outbox_open(const struct outbox_opts *o);
 void outbox_close(struct outbox **ob); /* no callback after it */
 /* May end requests of before (their done runs) when the message is full and nobody takes it. Begins a request; the caller appends its records to the buf that it gets, and then calls outbox_commit or outbox_abort. */
 struct buf *outbox_begin(struct outbox *ob, struct str topic, int32_t partition /* -1: none */);
-void outbox_commit(struct outbox *ob,
-                   struct outbox_item *item); /* records and done are set; sets bytes */
+/* records and done are set; sets bytes */
+void outbox_commit(struct outbox *ob, struct outbox_item *item);
 void outbox_abort(struct outbox *ob);
 size_t outbox_bytes(const struct outbox *ob);      /* not yet sent */
 unsigned outbox_messages(const struct outbox *ob); /* sent, without an answer */

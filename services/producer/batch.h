@@ -75,8 +75,8 @@ void producer_batch_free(struct batch *b);
 /* Takes a request, with its records handed on or held, or refuses it whole. The bytes are looked at before the return only. */
 void records_take(struct producer *p, struct request *r, struct str body);
 bool records_refuse(struct request *r, unsigned reason, unsigned series, const char *text);
-void records_refuse_held(
-    struct batch *b); /* nothing of them was handed on: certainly not written */
+/* nothing of them was handed on: certainly not written */
+void records_refuse_held(struct batch *b);
 void records_free(struct request *r);
 void records_release(void *ctx); /* of a topic: what was held goes on */
 void records_on_delivery(void *ctx, void *record, const struct kafka_delivery *d);

@@ -144,8 +144,8 @@ int api_open(struct app *app, const struct query_config *config, struct catalog 
     }
     char host[256];
     unsigned port;
-    (void)option_address(str_of(config->http_listen), host,
-                         &port); /* the option's type has checked it */
+    /* the option's type has checked it */
+    (void)option_address(str_of(config->http_listen), host, &port);
     app_listening("http", host, httpd_port(a->httpd));
     metrics_on_collect(a->metrics, on_collect, a);
     *ret = a;

@@ -15,8 +15,8 @@ struct trash {
     size_t n, cap;
     uint64_t last;
     atomic_ullong searches;
-    struct snapshot
-        *all[TABLES]; /* the latest snapshot of each table that was found to have no key twice */
+    /* the latest snapshot of each table that was found to have no key twice */
+    struct snapshot *all[TABLES];
 };
 
 struct trash *trash_new_mt(void)

@@ -76,8 +76,8 @@ int query_start(struct app *app, void *config, struct err *e)
     /* The questions, the catalog, and two for look-ups of names and files. Nothing has used the pool yet. */
     char threads[32];
     snprintf(threads, sizeof threads, "%lld", (long long)c->parallel + 3);
-    (void)setenv("UV_THREADPOOL_SIZE", threads,
-                 0); /* fails only without memory: then the pool has its default of 4 */
+    /* fails only without memory: then the pool has its default of 4 */
+    (void)setenv("UV_THREADPOOL_SIZE", threads, 0);
     int rc = store_open_read(c->lake_url, &q->store, e);
     rc = rc ? rc : runner_open(app, c, q->store, &q->runner, e);
     rc = rc ? rc : runner_connect(q->runner, &conn, e);

@@ -137,8 +137,8 @@ enum param_id {
 };
 struct param_def {
     const char *name, *help;
-    const char *const *
-        values; /* a closed set, up to NULL; the first is the default; NULL: a number or the version's form */
+    /* a closed set, up to NULL; the first is the default; NULL: a number or the version's form */
+    const char *const *values;
     int64_t min, max; /* of a number */
     const char *example;
 };
@@ -230,18 +230,18 @@ struct run_result {
     struct buf *out;  /* the answer; the callee may steal its bytes */
     int64_t rows;
     uint64_t elapsed_us;
-    struct snapshot
-        *snapshots[ASKED_TABLES]; /* what was read; NULL: no such table, or not asked for */
+    /* what was read; NULL: no such table, or not asked for */
+    struct snapshot *snapshots[ASKED_TABLES];
 };
 typedef void run_done_fn(void *ctx, const struct run_result *res);
 int runner_open(struct app *app, const struct query_config *config, struct store *store,
                 struct runner **ret, struct err *e);
-void runner_stop(
-    struct runner *r); /* ends all runs without their callbacks; interrupts what runs */
+/* ends all runs without their callbacks; interrupts what runs */
+void runner_stop(struct runner *r);
 void runner_free(struct runner **r); /* after the loop */
 struct trash *runner_trash(struct runner *r);
-int runner_connect(struct runner *r, struct duck_conn **ret,
-                   struct err *e); /* for the catalog; the runner closes it */
+/* for the catalog; the runner closes it */
+int runner_connect(struct runner *r, struct duck_conn **ret, struct err *e);
 /* `snapshots` (by ASKED_TABLES; NULL: no such table, or a version to be read first) are counted by the runner itself. done runs
  * once, later; ERR_BUSY: the queue is full, and done never runs. */
 int runner_start(struct runner *r, const struct ask *ask,
@@ -251,8 +251,8 @@ int runner_start(struct runner *r, const struct ask *ask,
 void runner_cancel(struct runner *r, struct run **run);
 unsigned runner_running(const struct runner *r);
 unsigned runner_waiting(const struct runner *r);
-size_t
-runner_duck_bytes(const struct runner *r); /* as of the end of a run; looked at once a second */
+/* as of the end of a run; looked at once a second */
+size_t runner_duck_bytes(const struct runner *r);
 
 /* ---- the service ---- */
 

@@ -250,8 +250,8 @@ static int read_pair(struct ask *ask, struct str pair, unsigned *seen, struct as
         return ERR_BAD_DATA;
     }
     struct str value = str_make(text, n);
-    (void)str_next(&value, '=',
-                   &name); /* an empty pair has the empty name, which is none of ours */
+    /* an empty pair has the empty name, which is none of ours */
+    (void)str_next(&value, '=', &name);
     for (unsigned id = 0; id < PARAMS; id++) {
         if (!str_is(name, param_defs[id].name) || !question_takes(ask->question, id))
             continue;

@@ -90,8 +90,8 @@ struct part {
     int64_t hold;   /* first span past an open hole: no offset above it is committed; -1: none */
     int64_t end;    /* of the log, as last heard */
     struct list holes;
-    struct map *
-        rechecked; /* source -> struct recheck: for which wanted position a hole was looked at twice */
+    /* source -> struct recheck: for which wanted position a hole was looked at twice */
+    struct map *rechecked;
 };
 _Static_assert(offsetof(struct part, m) == 0, "NULL stays NULL");
 static inline struct part *PART(struct member_part *m)

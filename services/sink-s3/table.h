@@ -17,8 +17,8 @@ struct table_opts {
     void (*on_stored)(void *ctx, struct table *t, int32_t partition, int64_t upto);
     /* A table was made anew: nothing of what was built on the old one holds; read the clean partitions again from their beginning. */
     void (*on_reset)(void *ctx, struct table *t);
-    void (*on_bytes)(void *ctx,
-                     int64_t more); /* accounting: bytes that wait, more or (negative) fewer */
+    /* accounting: bytes that wait, more or (negative) fewer */
+    void (*on_bytes)(void *ctx, int64_t more);
     void (*on_marks_failed)(void *ctx, uint64_t n);
     void *ctx;
 };

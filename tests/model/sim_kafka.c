@@ -144,8 +144,8 @@ void sim_kafka_owner_gone(struct app *app)
         struct flight *f = LIST_ENTRY(it, struct flight, node);
         if (f->app != app)
             continue;
-        cut |= chance(
-            0.15); /* from here on nothing was sent: order over all partitions is stricter than needed */
+        /* from here on nothing was sent: order over all partitions is stricter than needed */
+        cut |= chance(0.15);
         f->app = NULL;
         if (cut || f->landed)
             flight_free(f);
@@ -404,8 +404,8 @@ struct question {
     int32_t partition;
     int64_t offset;
     char *metadata;
-    bool
-        answered; /* the truth was looked up when the question was asked, not when the answer comes */
+    /* the truth was looked up when the question was asked, not when the answer comes */
+    bool answered;
     int64_t truth;
     char *truth_metadata;
     char truth_ids[2][32];

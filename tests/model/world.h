@@ -161,8 +161,8 @@ void sim_flights_free(void);
 /* sim_redis.c */
 bool sim_redis_answer(struct app *app);
 /* sim_lake.c */
-bool table_put(struct sim_table *t, int64_t version,
-               struct table_commit *c); /* takes c over when it lands */
+/* takes c over when it lands */
+bool table_put(struct sim_table *t, int64_t version, struct table_commit *c);
 void commit_free(struct table_commit *c);
 bool sim_late_put(void);
 int64_t table_wanted_by_log(const struct sim_table *t, const char *source); /* -1: unknown */

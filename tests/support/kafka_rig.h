@@ -7,8 +7,8 @@
 
 struct sink;
 struct kafka_rig {
-    struct sink *
-        filler; /* the producer of kafka_fill: one for a whole test, because each costs half a second to begin */
+    /* the producer of kafka_fill: one for a whole test, because each costs half a second to begin */
+    struct sink *filler;
     struct kafka_mock *mock;
     const char *brokers;
 };

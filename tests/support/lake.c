@@ -75,8 +75,8 @@ static void make_folders(const char *path)
 void lake_put(struct lake *l, const char *table, const char *name, struct str bytes)
 {
     char *path = path_of(l, table, name);
-    (void)unlink(
-        path); /* a new file: file systems are eager to sync what replaces another one's bytes */
+    /* a new file: file systems are eager to sync what replaces another one's bytes */
+    (void)unlink(path);
     FILE *f = fopen(path, "w");
     if (!f) {
         make_folders(path);

@@ -25,8 +25,8 @@ void tmpdir_remove(char **path)
 {
     if (!*path)
         return;
-    (void)nftw(*path, remove_one, 16,
-               FTW_DEPTH | FTW_PHYS); /* what stays is in the folder for temporary files */
+    /* what stays is in the folder for temporary files */
+    (void)nftw(*path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     mem_free(*path);
     *path = NULL;
 }

@@ -269,8 +269,8 @@ static const struct foreign {
 static void test_foreign_tables(void **state)
 {
     (void)state;
-    static const struct column_def two[] = {{"s", COLUMN_STR},
-                                            {"id", COLUMN_LONG}}; /* order is free */
+    /* order is free */
+    static const struct column_def two[] = {{"s", COLUMN_STR}, {"id", COLUMN_LONG}};
     char *ours = parquet_delta_schema(two, 2);
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
         char *table = mem_printf("t/foreign%zu", i);

@@ -76,8 +76,8 @@ struct report {
     uint64_t planned;                  /* records; UINT64_MAX: no end */
     uint64_t sent, outcomes[OUTCOMES]; /* records, by their last try */
     uint64_t tries;                    /* of records */
-    uint64_t requests, answers,
-        lost; /* requests; with an HTTP answer; without one, but perhaps received */
+    /* requests; with an HTTP answer; without one, but perhaps received */
+    uint64_t requests, answers, lost;
     uint64_t begin_us, end_us;
     uint64_t max_us, count;
     uint64_t histogram[64 * HISTOGRAM_STEPS]; /* of latencies in us */
@@ -95,7 +95,6 @@ typedef void load_done_fn(void *ctx);
 int load_open(struct loop *loop, const struct emulator_opts *o, const struct source *s,
               struct ledger *ledger, struct report *report, load_done_fn *done, void *ctx,
               struct load **ret, struct err *e);
-void load_stop(
-    struct load
-        *l); /* nothing new; what is in flight is waited for. A second call drops that, too. */
+/* nothing new; what is in flight is waited for. A second call drops that, too. */
+void load_stop(struct load *l);
 void load_close(struct load **l);

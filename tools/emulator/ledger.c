@@ -115,8 +115,8 @@ static void read_records(const json_t *answer, struct result *ret, size_t n)
             ret[i].error_code = (int)code;
             ret[i].outcome = code == CODE_REFUSED ? OUTCOME_REFUSED : OUTCOME_UNKNOWN;
         } else if (integer(r, "offset", &ret[i].offset) == 0 && ret[i].offset >= 0) {
-            (void)integer(r, "partition",
-                          &ret[i].partition); /* stays -1: the checker will say so */
+            /* stays -1: the checker will say so */
+            (void)integer(r, "partition", &ret[i].partition);
             ret[i].outcome = OUTCOME_OK;
         }
     }
