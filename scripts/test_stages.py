@@ -97,6 +97,11 @@ class Processes:
 processes = Processes()
 
 
+def say(line):
+    """A whole line at once: others speak at the same time."""
+    sys.stdout.write(line + "\n")
+
+
 class Stage:
     """One row of the table."""
 
@@ -153,7 +158,7 @@ class Stage:
         return not self.bad_log
 
     def go(self):
-        print(f"=== {self.name} …")
+        say(f"=== {self.name} …")
         began = time.monotonic()
         with open(self.log, "wb") as log:
             ok = self.run(self, log)
@@ -161,7 +166,7 @@ class Stage:
         self.verdict = "ok" if ok else "FAILED"
         # A stage that broke before its first test counts as one failure.
         self.failed = max(self.failed, 0 if ok else 1)
-        print(f"=== {self.name}: {self.verdict} after {self.seconds:.0f} s")
+        say(f"=== {self.name}: {self.verdict} after {self.seconds:.0f} s")
 
 
 def side_by_side(functions):
