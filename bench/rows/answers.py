@@ -2,6 +2,7 @@
 
 SPDX-License-Identifier: Apache-2.0
 """
+import contextlib
 import glob
 import http.client
 import os
@@ -74,6 +75,19 @@ def _ask(client, name, query):
     return took, etag
 
 
+@contextlib.contextmanager
+def _on_one_core(pid):
+    """This process and the loop of another one: to wake the other core of a virtual machine takes up to ten times as long as a 304."""
+    cores = {who: os.sched_getaffinity(who) for who in (0, pid)}
+    try:
+        for who in cores:
+            os.sched_setaffinity(who, {min(cores[0])})
+        yield
+    finally:
+        for who, was in cores.items():
+            os.sched_setaffinity(who, was)
+
+
 def answers(_wanted):
     lake = common.work_path("lake-answers")
     subprocess.run([common.program("fill_lake"), lake, "demo", str(POSTS), str(FILES)], check=True)
@@ -96,7 +110,8 @@ def answers(_wanted):
                 plain[name], _ = _ask(client, name, "?dedup=off")
                 native[name] = duck.run(sql)["wall_s"]
                 default[name], etag = _ask(client, name, "")
-                quick += statistics.median(client.not_modified(path, etag) for _ in range(REPEATS_304))
+                with _on_one_core(api.pid):
+                    quick += statistics.median(client.not_modified(path, etag) for _ in range(REPEATS_304))
             n = len(questions)
             out = {"answers": n / sum(plain.values()), "native": n / sum(native.values()),
                    "default": n / sum(default.values()), "304": n / quick}
