@@ -3,6 +3,7 @@
 SPDX-License-Identifier: Apache-2.0
 """
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -141,6 +142,14 @@ def sluice_stack(name, without=(), settings=(), user="demo"):
     finally:
         subprocess.run(command + ["down", "--state", state], stdout=subprocess.DEVNULL, check=False)
         shutil.rmtree(state, ignore_errors=True)
+
+
+def clear_work():
+    """Stops what a killed run has left behind, and removes its files."""
+    for path in glob.glob(os.path.join(WORK, "*", "stack.json")):
+        subprocess.run([sys.executable, os.path.join(ROOT, "sluice"), "down", "--state", os.path.dirname(path)],
+                       stdout=subprocess.DEVNULL, check=False)
+    shutil.rmtree(WORK, ignore_errors=True)
 
 
 class Service:

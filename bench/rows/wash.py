@@ -82,19 +82,17 @@ class Sink(common.Service):
         return found
 
 
-def _copy(files):
-    """Rows and CPU seconds of DuckDB's COPY of the same rows, from tables of its own."""
+def _copy(duck, files):
+    """Rows per CPU second of DuckDB's COPY of the same rows, from tables of its own."""
     rows, cpu = 0, 0.0
-    with common.Duck() as duck:
-        duck.run("SET threads=1")
-        for d, path in files.items():
-            duck.run("CREATE TABLE t_%s AS SELECT * FROM read_parquet('%s')" % (d, path))
-        for d in files:
-            out = common.work_path("copy.parquet")
-            done = duck.run("COPY t_%s TO '%s' (FORMAT parquet, PARQUET_VERSION V1, COMPRESSION zstd)" % (d, out))
-            cpu += done["cpu_s"]
-            rows += POSTS
-            os.unlink(out)
+    for d, path in files.items():
+        duck.run("CREATE OR REPLACE TABLE t_%s AS SELECT * FROM read_parquet('%s')" % (d, path))
+    for d in files:
+        out = common.work_path("copy.parquet")
+        done = duck.run("COPY t_%s TO '%s' (FORMAT parquet, PARQUET_VERSION V1, COMPRESSION zstd)" % (d, out))
+        cpu += done["cpu_s"]
+        rows += POSTS
+        os.unlink(out)
     return rows / cpu
 
 
@@ -105,6 +103,8 @@ def sinks(wanted):
         kinds = [("keep", "sink")] + ([("drop", "marks")] if "sink-marks" in wanted else [])
         with contextlib.ExitStack() as exits:
             running = {label: exits.enter_context(Sink(s, label, copies)) for copies, label in kinds}
+            duck = exits.enter_context(common.Duck())   # as long-lived as what it is compared with
+            duck.run("SET threads=1")
 
             def measure(number):
                 spent, copied = dict.fromkeys(running, 0.0), []
@@ -114,7 +114,7 @@ def sinks(wanted):
                     _feed(s, feed)
                     for label, sink in running.items():
                         spent[label] += sink.work_off((feed + 1) * POSTS)
-                    copied.append(_copy(running["sink"].newest_files()))
+                    copied.append(_copy(duck, running["sink"].newest_files()))
                 return dict({label: FEEDS * rows / cpu for label, cpu in spent.items()}, copy=statistics.harmonic_mean(copied))
             turns = common.turns(measure)
     result = [Row("sink", "rows/CPU s", 0.80, [t["sink"] for t in turns], [t["copy"] for t in turns])]
