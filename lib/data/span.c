@@ -101,7 +101,7 @@ static int check_head(const struct span *s, struct err *e)
     return 0;
 }
 
-static int check_item(const struct wire_field *f, const struct span *s, struct span_item *last,
+static int check_item(const struct wire_field *f, struct span *s, struct span_item *last,
                       struct err *e)
 {
     struct span_item item;
@@ -117,6 +117,8 @@ static int check_item(const struct wire_field *f, const struct span *s, struct s
         (item.position == last->position && item.item <= last->item))
         return err_set(e, ERR_CORRUPT, "span: position %" PRId64 " item %" PRId32 " out of order",
                        item.position, item.item);
+    if (item.kind == SPAN_ROW && item.ingested_at_ms > s->newest_ingested_ms)
+        s->newest_ingested_ms = item.ingested_at_ms;
     *last = item;
     return 0;
 }
@@ -219,13 +221,10 @@ static bool get_value(enum column_type type, const struct wire_field *f, struct 
     return false;
 }
 
-int span_item_row(const struct dataset *d, const struct span_item *item, struct row *ret)
+int span_item_values(const struct dataset *d, const struct span_item *item, struct value *ret)
 {
-    ret->position = item->position;
-    ret->item = item->item;
-    ret->ingested_at_ms = item->ingested_at_ms;
     for (unsigned i = 0; i < d->columns_n; i++)
-        ret->v[i] = (struct value){.null = true};
+        ret[i].null = true;
     struct str rest = item->content;
     struct wire_field f;
     uint32_t last = ITEM_INGESTED;
@@ -237,11 +236,11 @@ int span_item_row(const struct dataset *d, const struct span_item *item, struct 
         unsigned i = f.number - ITEM_CONTENT;
         if (i >= d->columns_n)
             continue;
-        if (!get_value(d->columns[i].type, &f, &ret->v[i]))
+        if (!get_value(d->columns[i].type, &f, &ret[i]))
             return ERR_CORRUPT;
-        ret->v[i].null = false;
+        ret[i].null = false;
     }
-    return ret->v[0].null ? ERR_CORRUPT : 0;
+    return ret[0].null ? ERR_CORRUPT : 0;
 }
 
 int span_item_reject(const struct span_item *item, struct reject *ret)

@@ -39,7 +39,8 @@ struct span {
     bool lost;
     const struct dataset *dataset;
     uint32_t rules, rows_n, rejects_n;
-    struct str bytes; /* the whole message, which every slice points into */
+    int64_t newest_ingested_ms; /* of its rows; 0: none, or before 1970 */
+    struct str bytes;           /* the whole message, which every slice points into */
 };
 /* Reads and checks the head and every row's place: ERR_BAD_DATA: no span at all (not such a message, unknown version or dataset);
  * ERR_CORRUPT: a span that breaks its own rules (from > to, a row outside, unsorted, of no year, wrong counts, lost with rows). Text in e. */
@@ -61,8 +62,9 @@ struct span_item {
 };
 void span_iter_init(struct span_iter *it, const struct span *s);
 int span_iter_next(struct span_iter *it, struct span_item *ret);
-/* The values of an item; slices point into its bytes. 0 or ERR_CORRUPT. */
-int span_item_row(const struct dataset *d, const struct span_item *item, struct row *ret);
+/* The values of an item; slices point into its bytes. 0 or ERR_CORRUPT. Of a row: as many as the dataset has columns; of those that are
+ * null nothing else is set. */
+int span_item_values(const struct dataset *d, const struct span_item *item, struct value *ret);
 int span_item_reject(const struct span_item *item, struct reject *ret);
 
 /* "kafka:<topic>:<partition>:<generation>" */

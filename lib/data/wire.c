@@ -61,44 +61,23 @@ bool wire_get_long_varint(struct str *rest, uint64_t *ret)
     return false;
 }
 
-static bool take(struct str *rest, size_t n, struct str *ret)
+bool wire_get_fixed(struct str *rest, struct wire_field *ret)
 {
-    if (rest->n < n)
-        return false;
-    *ret = str_make(rest->p, n);
-    rest->p += n;
-    rest->n -= n;
-    return true;
-}
-
-bool wire_get_field(struct str *rest, struct wire_field *ret)
-{
-    uint64_t tag, n;
     struct str fixed;
-    if (!wire_get_varint(rest, &tag) || tag > UINT32_MAX || tag >> 3 == 0)
-        return false;
-    ret->number = (uint32_t)(tag >> 3);
-    ret->type = (enum wire_type)(tag & 7);
-    ret->v = 0;
+    uint32_t v;
     switch (ret->type) {
-    case WIRE_VARINT:
-        return wire_get_varint(rest, &ret->v);
     case WIRE_FIXED64:
-        if (!take(rest, 8, &fixed))
+        if (!wire_take(rest, 8, &fixed))
             return false;
         memcpy(&ret->v, fixed.p, 8);
         ret->v = le64toh(ret->v);
         return true;
-    case WIRE_FIXED32: {
-        uint32_t v;
-        if (!take(rest, 4, &fixed))
+    case WIRE_FIXED32:
+        if (!wire_take(rest, 4, &fixed))
             return false;
         memcpy(&v, fixed.p, 4);
         ret->v = le32toh(v);
         return true;
-    }
-    case WIRE_BYTES:
-        return wire_get_varint(rest, &n) && take(rest, n, &ret->s);
     default:
         return false; /* groups are not ours */
     }

@@ -46,11 +46,27 @@ char *wire_put_double(char *p, unsigned field, double v); /* 9 bytes for fields 
 bool wire_get_long_varint(struct str *rest, uint64_t *ret); /* of any length */
 static inline bool wire_get_varint(struct str *rest, uint64_t *ret)
 {
-    if (!rest->n || (unsigned char)rest->p[0] >= 0x80)
+    const unsigned char *p = (const unsigned char *)rest->p;
+    size_t n = 1;
+    if (rest->n && p[0] < 0x80) {
+        *ret = p[0];
+    } else if (rest->n > 1 && p[1] < 0x80) {
+        *ret = (p[0] & 0x7f) | (uint64_t)p[1] << 7;
+        n = 2;
+    } else {
         return wire_get_long_varint(rest, ret);
-    *ret = (unsigned char)rest->p[0];
-    rest->p++;
-    rest->n--;
+    }
+    rest->p += n;
+    rest->n -= n;
+    return true;
+}
+static inline bool wire_take(struct str *rest, size_t n, struct str *ret)
+{
+    if (rest->n < n)
+        return false;
+    *ret = str_make(rest->p, n);
+    rest->p += n;
+    rest->n -= n;
     return true;
 }
 struct wire_field {
@@ -59,5 +75,22 @@ struct wire_field {
     uint64_t v;   /* VARINT; the bits of FIXED64 and FIXED32 */
     struct str s; /* BYTES */
 };
-bool wire_get_field(struct str *rest, struct wire_field *ret);
+/* The rest of a field of that type. */
+bool wire_get_fixed(struct str *rest, struct wire_field *ret);
+/* Inline: a sink spends a tenth of its time here. */
+__attribute__((always_inline)) static inline bool wire_get_field(struct str *rest,
+                                                                 struct wire_field *ret)
+{
+    uint64_t tag, n;
+    if (!wire_get_varint(rest, &tag) || tag > UINT32_MAX || tag >> 3 == 0)
+        return false;
+    ret->number = (uint32_t)(tag >> 3);
+    ret->type = (enum wire_type)(tag & 7);
+    ret->v = 0;
+    if (ret->type == WIRE_BYTES)
+        return wire_get_varint(rest, &n) && wire_take(rest, n, &ret->s);
+    if (ret->type == WIRE_VARINT)
+        return wire_get_varint(rest, &ret->v);
+    return wire_get_fixed(rest, ret);
+}
 double wire_double(const struct wire_field *f);

@@ -97,25 +97,32 @@ static uint8_t *keys_of(const struct span *span, const char *table_id)
     return keys;
 }
 
-static void note_times(struct batch *b, const struct batch_piece *p, const struct span *span)
+/* What a cursor would find in one piece; a span that is taken whole needs no walk. */
+static uint64_t count_piece(const struct batch_piece *p, bool dead, bool copies)
 {
+    const uint8_t *copy = dead || copies ? NULL : p->copy;
+    int64_t least = dead ? p->dead_position : p->min_position;
+    uint64_t n = dead ? p->rejects_n : p->rows_n;
+    if (least <= p->span.from) {
+        for (uint32_t i = 0; copy && i < p->rows_n; i++)
+            n -= copy[i] != 0;
+        return n;
+    }
     struct span_iter it;
     struct span_item item;
-    span_iter_init(&it, span);
+    uint32_t row = 0;
+    n = 0;
+    span_iter_init(&it, &p->span);
     while (span_iter_next(&it, &item)) {
-        uint64_t at = (uint64_t)item.ingested_at_ms;
-        if (item.kind != SPAN_ROW || item.position < p->min_position)
-            continue;
-        b->rows++;
-        if (at > b->newest_ingested_ms)
-            b->newest_ingested_ms = at;
-        if (!b->oldest_ingested_ms || at < b->oldest_ingested_ms)
-            b->oldest_ingested_ms = at;
+        bool reject = item.kind == SPAN_REJECT, left_out = !reject && copy && copy[row];
+        row += !reject;
+        n += reject == dead && !left_out && item.position >= least;
     }
+    return n;
 }
 
 void batch_take(struct batch *b, const struct span *span, int32_t partition, int64_t known,
-                const char *table_id, uint64_t now_ms)
+                const char *table_id)
 {
     struct batch_source *s = batch_find(b, span->source);
     if (!s) {
@@ -140,9 +147,9 @@ void batch_take(struct batch *b, const struct span *span, int32_t partition, int
         p->keys = keys_of(span, table_id);
     list_push(&b->pieces, &p->node);
     b->bytes += p->bytes.n + (p->keys ? p->rows_n * (size_t)BATCH_KEY_BYTES : 0);
-    if (!b->first_ms)
-        b->first_ms = now_ms ? now_ms : 1;
-    note_times(b, p, span);
+    b->rows += count_piece(p, false, true);
+    if (span->newest_ingested_ms > b->newest_ingested_ms)
+        b->newest_ingested_ms = span->newest_ingested_ms;
     s->end = span->to;
 }
 
@@ -169,8 +176,6 @@ static void drop_source(struct batch *b, struct batch_source *s)
             piece_free(b, p);
     }
     source_free(s);
-    if (batch_empty(b))
-        b->first_ms = 0;
 }
 
 void batch_drop_partition(struct batch *b, int32_t partition)
@@ -293,30 +298,6 @@ int batch_cursor_row(struct batch_cursor *c, const struct batch_piece **ret_piec
             break;
     }
     return 0;
-}
-
-/* What a cursor would find in one piece; a span that is taken whole needs no walk. */
-static uint64_t count_piece(const struct batch_piece *p, bool dead, bool copies)
-{
-    const uint8_t *copy = dead || copies ? NULL : p->copy;
-    int64_t least = dead ? p->dead_position : p->min_position;
-    uint64_t n = dead ? p->rejects_n : p->rows_n;
-    if (least <= p->span.from) {
-        for (uint32_t i = 0; copy && i < p->rows_n; i++)
-            n -= copy[i] != 0;
-        return n;
-    }
-    struct span_iter it;
-    struct span_item item;
-    uint32_t row = 0;
-    n = 0;
-    span_iter_init(&it, &p->span);
-    while (span_iter_next(&it, &item)) {
-        bool reject = item.kind == SPAN_REJECT, left_out = !reject && copy && copy[row];
-        row += !reject;
-        n += reject == dead && !left_out && item.position >= least;
-    }
-    return n;
 }
 
 static uint64_t count(const struct batch *b, bool dead, bool copies)

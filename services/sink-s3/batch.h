@@ -46,10 +46,9 @@ struct batch {
     const struct dataset *dataset;
     bool with_keys;
     struct list sources, pieces, marks;
-    size_t bytes;      /* of messages and keys, for accounting */
-    uint64_t rows;     /* rows taken, copies included, before a rebase */
-    uint64_t first_ms; /* when its first span was taken; 0: none was */
-    uint64_t newest_ingested_ms, oldest_ingested_ms; /* of its rows; 0: none */
+    size_t bytes;               /* of messages and keys, for accounting */
+    uint64_t rows;              /* rows taken, copies included, before a rebase */
+    int64_t newest_ingested_ms; /* of its spans' rows; 0: none */
 };
 
 struct batch *batch_new(const struct dataset *d, bool with_keys);
@@ -60,7 +59,7 @@ struct batch_source *batch_find(const struct batch *b, struct str source);
 /* Takes a span that batch_judge said TAKE to. `known`: what the table (with batches before this one) says: BATCH_UNKNOWN or the wanted position;
  * used as base when the source is new here. table_id goes into the keys of copies. */
 void batch_take(struct batch *b, const struct span *span, int32_t partition, int64_t known,
-                const char *table_id, uint64_t now_ms);
+                const char *table_id);
 /* Notes that the clean partition was read up to `upto`, whatever became of the span. */
 void batch_pass(struct batch *b, int32_t partition, int64_t upto);
 /* Drops everything of a clean partition: it is read again, or gone. */

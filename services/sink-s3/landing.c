@@ -58,7 +58,6 @@ struct landing {
     struct landing_counts counts;
     struct copies_ask *ask;
     struct batch_cursor cursor; /* of the data file that is being written */
-    struct row row;
     struct reject reject;
     struct loop_timer timer;
     struct loop_defer defer;
@@ -290,14 +289,13 @@ static int next_row_mt(void *ctx, struct value *v)
     const struct batch_piece *piece;
     struct span_item item;
     uint32_t index;
-    unsigned n = l->now->batch->dataset->columns_n;
+    const struct dataset *d = l->now->batch->dataset;
     if (!batch_cursor_next(&l->cursor, &item, &piece, &index))
         return 0;
-    int rc = span_item_row(l->now->batch->dataset, &item, &l->row);
+    int rc = span_item_values(d, &item, v);
     if (rc)
         return rc;
-    memcpy(v, l->row.v, n * sizeof(*v));
-    provenance(v + n, piece, &item);
+    provenance(v + d->columns_n, piece, &item);
     return 1;
 }
 
@@ -452,7 +450,6 @@ static void on_put(void *ctx, int rc, const struct err *e)
     say_lake(l, NULL);
     l->counts.bytes = l->has_file ? l->file.bytes : 0;
     l->counts.newest_ingested_ms = l->now->batch->newest_ingested_ms;
-    l->counts.oldest_ingested_ms = l->now->batch->oldest_ingested_ms;
     LOG(DEBUG, "commit_landed", KV_STR("table", l->opts.name),
         KV_INT("version", writer_version(l->writer)),
         KV_INT("rows", l->counts.rows + l->counts.rejects), KV_INT("copies", l->counts.copies));

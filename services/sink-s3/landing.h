@@ -15,7 +15,7 @@ struct landing;
 /* What one landing did. */
 struct landing_counts {
     uint64_t rows, copies, unasked, rejects, bytes, lost, conflicts, rebased;
-    uint64_t newest_ingested_ms, oldest_ingested_ms; /* of the batch; 0: no rows */
+    int64_t newest_ingested_ms; /* of the batch; 0: no rows */
 };
 struct landing_opts {
     struct writer_opts writer;

@@ -124,7 +124,7 @@ static void on_counts(void *ctx, struct landing *l, const struct landing_counts 
     if (c->lost)
         LOG(ERROR, "records_declared_lost", KV_STR("table", datasets[kind].name),
             KV_INT("positions", c->lost));
-    uint64_t now = clock_wall_ms();
+    int64_t now = (int64_t)clock_wall_ms();
     if (kind < DATASETS && c->rows && c->newest_ingested_ms && now >= c->newest_ingested_ms)
         metric_observe(m, M_FRESHNESS, kind, (double)(now - c->newest_ingested_ms) / 1000);
 }

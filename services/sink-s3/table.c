@@ -9,7 +9,6 @@
 #include "sink-s3/table.h"
 
 #include "base/check.h"
-#include "base/clock.h"
 #include "base/crash.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -90,7 +89,7 @@ void table_take(struct table *t, const struct span *span, int32_t partition)
 {
     size_t before = t->open->bytes;
     batch_take(t->open, span, partition, table_wanted(t, span->source),
-               landing_table_id(t->landing), clock_ms());
+               landing_table_id(t->landing));
     t->opts.on_bytes(t->opts.ctx, (int64_t)(t->open->bytes - before));
     if (!loop_timer_active(&t->timer))
         loop_timer_start(t->loop, &t->timer, t->opts.flush_interval_ms, on_flush_due, t);

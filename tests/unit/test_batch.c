@@ -46,7 +46,7 @@ static void take(struct batch *b, const char *source, int64_t from, int64_t to, 
     struct buf buf;
     buf_init(&buf, 1 << 20);
     struct span s = make(&buf, source, from, to, false);
-    batch_take(b, &s, str_is(str_of(source), B), known, TABLE, 5000);
+    batch_take(b, &s, str_is(str_of(source), B), known, TABLE);
     memset(buf.data, 0xee, buf.len); /* the batch has a copy */
     buf_deinit(&buf);
 }
@@ -114,7 +114,6 @@ static void test_takes_what_is_wanted(void **state)
     (void)state;
     struct batch *b = batch_new(pin, true);
     assert_true(batch_empty(b));
-    assert_int_equal(b->first_ms, 0);
     take(b, A, 3, 8, 5); /* known: 5 */
     take(b, B, 0, 2, BATCH_UNKNOWN);
     take(b, A, 7, 10, 99); /* what is known matters for the first only */
@@ -124,9 +123,7 @@ static void test_takes_what_is_wanted(void **state)
     assert_int_equal(batch_rows(b), 7);
     assert_int_equal(b->rows, 7);
     assert_int_equal(batch_rejects(b), 1);
-    assert_int_equal(b->first_ms, 5000);
     assert_int_equal(b->newest_ingested_ms, 1009);
-    assert_int_equal(b->oldest_ingested_ms, 1000);
     const struct batch_source *s = batch_find(b, STR(A));
     assert_true(s->base == 5 && s->end == 10 && s->partition == 0);
     s = batch_find(b, STR(B));
@@ -146,9 +143,9 @@ static void test_keys_are_of_table_and_content(void **state)
     struct batch *b = batch_new(pin, true), *other = batch_new(pin, true),
                  *none = batch_new(pin, false);
     struct span s = make(&buf, A, 8, 12, false);
-    batch_take(b, &s, 0, 8, TABLE, 1);
-    batch_take(none, &s, 0, 8, TABLE, 1);
-    batch_take(other, &s, 0, 8, "another table", 1);
+    batch_take(b, &s, 0, 8, TABLE);
+    batch_take(none, &s, 0, 8, TABLE);
+    batch_take(other, &s, 0, 8, "another table");
     const uint8_t *k = LIST_ENTRY(b->pieces.next, struct batch_piece, node)->keys;
     const uint8_t *o = LIST_ENTRY(other->pieces.next, struct batch_piece, node)->keys;
     /* Rows 8 and 9 have equal content, as have 10 and 11. */
@@ -194,7 +191,7 @@ static void test_rebase(void **state)
     assert_int_equal(batch_rebase(b, known_of, &k), -1);
     k.a = 100;
     assert_int_equal(batch_rebase(b, known_of, &k), 1);
-    assert_true(batch_empty(b) && b->bytes == 0 && b->first_ms == 0);
+    assert_true(batch_empty(b) && b->bytes == 0);
     batch_free(&b);
 }
 
@@ -234,9 +231,9 @@ static void test_lost(void **state)
     batch_lost_json(b, &json, &alarm);
     assert_int_equal(json.len, 0);
     struct span s = make(&buf, B, 0, 7, true);
-    batch_take(b, &s, 1, BATCH_UNKNOWN, TABLE, 1);
+    batch_take(b, &s, 1, BATCH_UNKNOWN, TABLE);
     s = make(&buf, A, 10, 20, true);
-    batch_take(b, &s, 0, 12, TABLE, 1);
+    batch_take(b, &s, 0, 12, TABLE);
     take(b, A, 20, 21, 0);
     batch_lost_json(b, &json, &alarm);
     assert_string_equal(buf_as_str(&json).p, "[{\"source\":\"" B "\",\"from\":0,\"to\":7},"

@@ -63,7 +63,7 @@ static struct batch *make(int64_t n, int64_t first, int64_t distinct)
     span_writer_finish(&w, STR("kafka:demo.geo:0:x"), 0, n, false, &buf);
     assert_int_equal(span_parse(buf_as_str(&buf), &s, NULL), 0);
     struct batch *b = batch_new(d, true);
-    batch_take(b, &s, 0, BATCH_UNKNOWN, TABLE, 1);
+    batch_take(b, &s, 0, BATCH_UNKNOWN, TABLE);
     buf_deinit(&buf);
     span_writer_deinit(&w);
     return b;
