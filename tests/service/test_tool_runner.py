@@ -223,6 +223,21 @@ def test_killed_runner(place):
     assert not any(stack.alive(pid) for pid in value["pids"].values())
 
 
+def test_a_state_folder_that_is_removed_ends_what_ran_in_it(place):
+    place.up()
+    before = place.stack()
+    os.rename(place.state, place.state + ".removed")
+    wait_for(lambda: not any(stack.alive(pid) for pid in (before["runner"], *before["pids"].values())), "it runs on")
+    place.up()
+    before = place.stack()
+    os.rename(place.state, place.state + ".removed.too")
+    place.up()   # while the other runner may not have noticed yet
+    wait_for(lambda: not stack.alive(before["runner"]), "it runs on")
+    value = place.stack()
+    assert value["runner"] != before["runner"] and all(stack.alive(pid) for pid in value["pids"].values())
+    assert "stopped" in place.sluice("down")
+
+
 def test_a_foreign_process_is_never_touched(place):
     with subprocess.Popen(["sleep", "600"]) as foreign:
         try:

@@ -185,9 +185,12 @@ class Runner:
         return changed
 
     def run(self):
-        """Watches until a signal or stop()."""
+        """Watches until a signal, stop(), or the end of the state folder."""
         while not self.stopping:
             self.tick(1.0)
+            if not self.lock.held():
+                self.say("%s was removed: everything that ran in it is stopped" % self.state)
+                self.stopping = True
 
     # --- stop ------------------------------------------------------------------------------------
 
@@ -197,12 +200,14 @@ class Runner:
             return
         self._held = False
         self.stopping = True
+        ours = self.lock.held()   # or another runner's by now
         for service in STOP_ORDER:
             units = [u for n, u in self.units.items() if split_name(n)[0] == service and u.running()]
             self._end(units, 15.0 if service == "kafka" else 12.0)
-        stack.clean_leftovers(self.state)
-        with contextlib.suppress(OSError):
-            os.unlink(os.path.join(self.state, "stack.json"))
+        if ours:
+            stack.clean_leftovers(self.state)
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self.state, "stack.json"))
         if self.plan:
             self.plan.ports.release()
         self.lock.drop()

@@ -298,6 +298,13 @@ class Lock:
         self._file = f
         return True
 
+    def held(self):
+        """Whether it is ours still: it goes with a state folder that somebody removes."""
+        try:
+            return bool(self._file) and os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
+
     def drop(self):
         if self._file:
             self._file.close()
