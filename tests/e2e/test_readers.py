@@ -21,18 +21,18 @@ from sluice import http, rules
 from support import evidence
 
 PROVENANCE = ["_source", "_position", "_item", "_ingested_at"]
-ROWS = 120
+ROWS, VERSIONS = 120, 5
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     settings = rig.FLUSH + ["sink-s3.checkpoint.interval=4"]
     with rig.Stack(tmp_path_factory.mktemp("readers"), settings=settings) as s:
-        s.post("--rows", ROWS, "--seed", 5, "--rate", 200)
-        for n in range(5):
+        for n in range(VERSIONS):   # each round is in the tables before the next one begins: a version of its own
+            s.post("--rows", ROWS // VERSIONS, "--seed", 5 + n)
             for text in ('{"records":[{"value":null}]}', '{"records":[{"key":{"k":%d},"value":[1]}]}' % n):
                 assert s.post_raw(s.topic("pin"), text.encode())[0] == 200
-        s.settle()
+            s.settle()
         yield s
 
 
