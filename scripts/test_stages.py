@@ -20,10 +20,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join("build", "logs")
 
 # What FAST=1 leaves out of tests/service: real Kafka, or more than half a minute.
-SERVICE_SLOW = ["test_cleaner.py", "test_sink.py", "test_tool_runner.py", "test_query_api.py", "test_emulator.py"]
+SERVICE_SLOW = ["test_cleaner.py", "test_sink.py", "test_tool_runner.py", "test_query_api.py", "test_query_tables.py",
+                "test_query_limits.py", "test_emulator.py"]
 # The longest of tests/service, longest first: they start first, so that none is left over at the end.
-SERVICE_LONG = ["test_query_api.py", "test_tool_runner.py", "test_cleaner.py", "test_sink.py", "test_producer.py",
-                "test_emulator.py", "test_conventions.py", "test_delta_readers.py"]
+SERVICE_LONG = ["test_tool_runner.py", "test_query_api.py", "test_query_limits.py", "test_query_tables.py", "test_cleaner.py",
+                "test_sink.py", "test_producer.py", "test_emulator.py", "test_conventions.py", "test_delta_readers.py"]
 # Every file of tests/e2e stands in one of these lists. The first are run two at a time, in this order.
 E2E = [
     "test_whole_way.py",

@@ -47,6 +47,7 @@ static int map_error(duckdb_error_type type, const char *text)
         return ERR_CORRUPT;
     if (type == DUCKDB_ERROR_IO || !strncmp(text, "IO Error", 8))
         return ERR_IO;
+    /* What DuckDB's own messages begin with when a statement is at fault. */
     static const char *const wrong[] = {"Parser Error",
                                         "Binder Error",
                                         "Catalog Error",

@@ -10,6 +10,7 @@ debian_names() {
 
 # The packages and commands as they are now, one a line: part of the fingerprint.
 debian_state() {
+    # A package or a command that is not there is a state, too: the programs say so by failing.
     # shellcheck disable=SC2046
     dpkg-query -W -f '${db:Status-Abbrev} ${Package} ${Version}\n' $(debian_names) 2>/dev/null | sort || true
     for name in go java mvn python3; do
@@ -98,6 +99,7 @@ debian_stop_new() {
     for service in redis-server prometheus; do
         case " $1 " in
         *" $service "*) ;;
+        # Fails where systemd is installed and does not run, as in a container: then nothing comes up at a boot either.
         *) $as_root systemctl disable -q --now "$service" 2>/dev/null || true ;;
         esac
     done

@@ -30,5 +30,6 @@ make_python() {
     for script in out/bin/*; do
         [ -L "$script" ] || sed -i "s|$PWD/out|$SLUICE_CACHE/python|g" "$script" || return 1
     done
+    # Only saves time at the first start; packages may hold files for other versions of Python, which do not compile.
     out/bin/python -m compileall -q -j 2 out/lib >/dev/null || true
 }

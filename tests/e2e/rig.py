@@ -17,10 +17,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 from sluice import http, stack
 from sluice.http import HttpError
+from support import service
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SLUICE = os.path.join(ROOT, "sluice")
@@ -35,18 +35,8 @@ UP = []  # the stacks that are up, for conftest
 
 
 def until(what, check, deadline=DEADLINE, every=0.05):
-    """Waits until check() is true and returns its value; a peer that does not answer counts as false."""
-    end = time.monotonic() + deadline
-    while True:
-        last = None
-        try:
-            value = check()
-        except (OSError, HttpError, KeyError, TypeError, stack.Trouble) as e:
-            value, last = None, e
-        if value:
-            return value
-        assert time.monotonic() < end, "waited %d s for %s; last: %r" % (deadline, what, value if last is None else last)
-        time.sleep(every)
+    """As support.service.until; a stack that is not there, or not whole yet, counts as false too."""
+    return service.until(what, check, deadline, (OSError, HttpError, KeyError, TypeError, stack.Trouble), every)
 
 
 def ledger_lines(path):

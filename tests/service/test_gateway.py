@@ -16,6 +16,7 @@ import sys
 import time
 
 import pytest
+import requests
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
@@ -57,7 +58,6 @@ def test_one_record_byte_for_byte(pair):
 
 
 def test_the_original_script(pair):
-    requests = pytest.importorskip("requests")
     g, p = pair
     payload = json.dumps({"records": [{"value": {"index": 7528, "unique_id": "x", "title": "t"}}]})
     reply = requests.request("POST", f"http://127.0.0.1:{g.http}/test/topics/demo.pin",

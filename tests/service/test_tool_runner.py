@@ -21,6 +21,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 from sluice import http, stack, status, terminal  # noqa: E402
+from support.service import until  # noqa: E402
 
 SLUICE = os.path.join(ROOT, "sluice")
 SCRIPTED = r'''#!%s
@@ -143,13 +144,6 @@ def place(tmp_path):
     assert stack.ours(p.state) == []
 
 
-def wait_for(condition, what, limit=60):
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-
-
 def test_up_tells_where_everything_is(place):
     place.up("--replicas", "cleaner=2", "--replicas", "gateway=2", "--set", "sink-s3.flush.interval=100ms", "--set", "cleaner#2.span.linger=5ms",
              "--env", "cleaner#1.SLUICE_CRASH_AT=here", "--user", "demo", "--set", "sink-s3.redis.url=redis://:secret@127.0.0.1:1")
@@ -181,10 +175,10 @@ def test_what_dies_is_started_again(place, victim):
     place.up("--env", "cleaner.SLUICE_CRASH_AT=here")
     before = place.stack()
     os.kill(before["pids"][victim], signal.SIGKILL)
-    wait_for(lambda: place.stack()["pids"].get(victim, before["pids"][victim]) != before["pids"][victim], "no new process")
+    until("a new process", lambda: place.stack()["pids"].get(victim, before["pids"][victim]) != before["pids"][victim])
     after = place.stack()
     assert after["restarts"][victim] == 1 and after["admin"] == before["admin"] and after["redis"] == before["redis"]
-    wait_for(lambda: all(s["ready"] for s in json.loads(_status(place))["services"]), "not ready again")
+    until("all to be ready again", lambda: all(s["ready"] for s in json.loads(_status(place))["services"]))
     if victim == "cleaner":
         assert [("SLUICE_CRASH_AT" in s["env"]) for s in place.lines("starts") if s["name"] == "cleaner"] == [True, False]
 
@@ -197,8 +191,8 @@ def test_environment_of_the_next_start_alone(place):
     for starts in (2, 3):
         pid = place.stack()["pids"]["cleaner"]
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: place.stack()["pids"].get("cleaner", pid) != pid, "no new process")
-        wait_for(lambda: len([s for s in place.lines("starts") if s["name"] == "cleaner"]) == starts, "it did not start")
+        until("a new process", lambda: place.stack()["pids"].get("cleaner", pid) != pid)
+        until("its start", lambda: len([s for s in place.lines("starts") if s["name"] == "cleaner"]) == starts)
         assert not os.path.exists(path)
     given = [s["env"].get("SLUICE_CRASH_AT") for s in place.lines("starts") if s["name"] == "cleaner"]
     assert given == [None, "there", None]
@@ -212,13 +206,13 @@ def test_killed_runner(place):
     place.up()
     value = place.stack()
     os.kill(value["runner"], signal.SIGKILL)
-    wait_for(lambda: not stack.alive(value["runner"]), "runner lives")
+    until("the runner's end", lambda: not stack.alive(value["runner"]))
     assert "the runner is gone" in place.sluice("status", code=1)
     place.up()
     assert not any(stack.alive(pid) for pid in value["pids"].values())
     value = place.stack()
     os.kill(value["runner"], signal.SIGKILL)
-    wait_for(lambda: not stack.alive(value["runner"]), "runner lives")
+    until("the runner's end", lambda: not stack.alive(value["runner"]))
     assert "left" in place.sluice("down")
     assert not any(stack.alive(pid) for pid in value["pids"].values())
 
@@ -227,12 +221,12 @@ def test_a_state_folder_that_is_removed_ends_what_ran_in_it(place):
     place.up()
     before = place.stack()
     os.rename(place.state, place.state + ".removed")
-    wait_for(lambda: not any(stack.alive(pid) for pid in (before["runner"], *before["pids"].values())), "it runs on")
+    until("the end of what ran in it", lambda: not any(stack.alive(pid) for pid in (before["runner"], *before["pids"].values())))
     place.up()
     before = place.stack()
     os.rename(place.state, place.state + ".removed.too")
     place.up()   # while the other runner may not have noticed yet
-    wait_for(lambda: not stack.alive(before["runner"]), "it runs on")
+    until("the end of what ran in it", lambda: not stack.alive(before["runner"]))
     value = place.stack()
     assert value["runner"] != before["runner"] and all(stack.alive(pid) for pid in value["pids"].values())
     assert "stopped" in place.sluice("down")
@@ -311,12 +305,12 @@ def test_a_stack_that_cannot_be_written_down_is_watched_all_the_same(place):
     in_the_way = os.path.join(place.state, "stack.json.%d.tmp" % value["runner"])  # as on a full disk, the new file cannot be made
     os.makedirs(in_the_way)
     os.kill(value["pids"]["cleaner"], signal.SIGKILL)
-    wait_for(lambda: len([s for s in place.lines("starts") if s["name"] == "cleaner"]) == 2, "it was not started again")
+    until("another start", lambda: len([s for s in place.lines("starts") if s["name"] == "cleaner"]) == 2)
     assert place.stack() == value
     with open(os.path.join(place.state, "logs", "runner.log")) as f:
         assert f.read().count("stack.json cannot be written") == 1
     os.rmdir(in_the_way)
-    wait_for(lambda: place.stack()["pids"].get("cleaner") not in (None, value["pids"]["cleaner"]), "stack.json stays untrue")
+    until("stack.json to be true again", lambda: place.stack()["pids"].get("cleaner") not in (None, value["pids"]["cleaner"]))
     assert place.stack()["restarts"]["cleaner"] == 1 and "stopped" in place.sluice("down")
 
 
@@ -470,7 +464,7 @@ def test_demo_that_is_interrupted_before_its_answers(place, behind):
     place.write()
     with subprocess.Popen([SLUICE, "demo", "--once", "--state", place.state, "--rows", "5", "--without", "kafka"], text=True,
                           env=dict(os.environ, SLUICE_BIN=place.bin), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as demo:
-        wait_for(lambda: os.path.exists(os.path.join(place.bin, "starts")) and len(place.lines("starts")) == 5, "no services")
+        until("all services", lambda: os.path.exists(os.path.join(place.bin, "starts")) and len(place.lines("starts")) == 5)
         for line in demo.stdout if behind else ():
             if "settling" in line:
                 break

@@ -11,13 +11,12 @@ import socket
 import sys
 from collections import namedtuple
 
+import deltalake
+import pyarrow as pa
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
-
-pa = pytest.importorskip("pyarrow")
-deltalake = pytest.importorskip("deltalake")
 
 from sluice import rules, stack, verify  # noqa: E402
 

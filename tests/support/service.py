@@ -22,8 +22,9 @@ def clean_env(**extra):
     return {**{k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}, **extra}
 
 
-def until(what, check, deadline=DEADLINE, errors=(OSError, sluice_http.HttpError)):
-    """Waits until check() is true (errors of a peer that is not there yet count as false) and returns its value."""
+def until(what, check, deadline=DEADLINE, errors=(OSError, sluice_http.HttpError), every=0.02):
+    """Waits until check() is true (errors of a peer that is not there yet count as false) and returns its value. Tests wait by this
+    and nothing else: for a condition, looked at every `every` seconds, and not longer than `deadline`."""
     end = time.monotonic() + deadline
     while True:
         try:
@@ -33,7 +34,7 @@ def until(what, check, deadline=DEADLINE, errors=(OSError, sluice_http.HttpError
         if value:
             return value
         assert time.monotonic() < end, f"waited {deadline} s for {what}; last: {last!r}"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 class Service:

@@ -178,7 +178,7 @@ static void test_real_cluster(void **state)
 {
     struct kafka_rig *f = *state;
     const char *brokers = getenv("KAFKA_BROKERS");
-    if (!brokers)
+    if (!brokers) /* among the unit tests no cluster runs */
         skip();
     struct answer a = {0};
     struct kafka_admin *admin = open_admin(brokers, 20000);
